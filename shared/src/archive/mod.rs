@@ -1,0 +1,9 @@
+//! The `pg_dump` custom-format archive: its table of contents, its data blocks, and how an object is put
+//! together from parts that arrive in any order.
+//!
+//! Source: PostgreSQL's `pg_backup_archiver.c`, `pg_backup_custom.c`, `compress_zstd.c`, `compress_gzip.c` (13–18).
+
+pub mod codec;
+pub mod spine;
+pub mod toc;
+pub mod wire;

@@ -1,0 +1,15 @@
+//! Values without I/O: what a backup is called, where it lies, what it holds.
+
+pub mod backup_id;
+pub mod environment;
+pub mod fingerprint;
+pub mod manifest;
+pub mod object_key;
+pub mod table;
+
+pub use backup_id::BackupId;
+pub use environment::Environment;
+pub use fingerprint::{Fingerprint, TableDigest};
+pub use manifest::Manifest;
+pub use object_key::{KeyPrefix, ObjectKey};
+pub use table::{QualifiedName, TablePattern};

@@ -1,0 +1,119 @@
+//! Where each object lies in the bucket: the public contract, one variant a kind of object.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::domain::{BackupId, Environment};
+
+/// What stands before every key: nothing, or `{environment}/`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyPrefix(String);
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{text:?} is not a key prefix (empty, or letters, digits, - and _ in segments that end with /)")]
+pub struct KeyPrefixError {
+    pub text: String,
+}
+
+impl FromStr for KeyPrefix {
+    type Err = KeyPrefixError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let segment = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        let valid = text.is_empty() || text.strip_suffix('/').is_some_and(|path| path.split('/').all(segment));
+        if valid { Ok(Self(text.to_owned())) } else { Err(KeyPrefixError { text: text.to_owned() }) }
+    }
+}
+
+impl KeyPrefix {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Every object this project writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectKey {
+    /// The `pg_dump` custom-format archive.
+    Dump(BackupId),
+    /// The manifest; its presence is what makes a backup exist.
+    Manifest(BackupId),
+    /// The claim of a backup id by one run.
+    Claim(BackupId),
+    /// What became of one event, by the digest of its identity.
+    Event(String),
+    /// The lease under which one run at a time works on one database.
+    Lease { environment: Environment, database: String },
+}
+
+impl ObjectKey {
+    /// The key in the bucket.
+    pub fn render(&self, prefix: &KeyPrefix) -> String {
+        let root = prefix.as_str();
+        match self {
+            Self::Dump(id) => format!("{root}postgres-exports/dumps/{}/{id}.dump", id.date()),
+            Self::Manifest(id) => format!("{root}postgres-exports/metadata/{}/{id}.json", id.date()),
+            Self::Claim(id) => format!("{root}runs/ids/{id}.json"),
+            Self::Event(digest) => format!("{root}runs/events/{digest}.json"),
+            Self::Lease { environment, database } => {
+                format!("{root}runs/leases/{environment}/{}.json", encode_segment(database))
+            }
+        }
+    }
+
+    pub fn content_type(&self) -> &'static str {
+        match self {
+            Self::Dump(_) => "application/octet-stream",
+            _ => "application/json",
+        }
+    }
+}
+
+/// A database name as one safe path segment: everything but `A-Z a-z 0-9 _ -` percent-encoded.
+fn encode_segment(name: &str) -> String {
+    const KEPT: percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC.remove(b'_').remove(b'-');
+    percent_encoding::utf8_percent_encode(name, &KEPT).to_string()
+}
+
+/// The object an event digest names cannot leave `runs/events/`.
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(&KeyPrefix::default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_documented_ones() {
+        let id: BackupId = "20250621-143000".parse().unwrap();
+        let production: KeyPrefix = "production/".parse().unwrap();
+        let none = KeyPrefix::default();
+        let lease = ObjectKey::Lease { environment: "production".parse().unwrap(), database: "a/../b é".into() };
+        for (key, prefix, expected) in [
+            (ObjectKey::Dump(id), &none, "postgres-exports/dumps/2025-06-21/20250621-143000.dump"),
+            (
+                ObjectKey::Manifest(id),
+                &production,
+                "production/postgres-exports/metadata/2025-06-21/20250621-143000.json",
+            ),
+            (ObjectKey::Claim(id), &none, "runs/ids/20250621-143000.json"),
+            (ObjectKey::Event("0a1b".into()), &none, "runs/events/0a1b.json"),
+            (lease, &none, "runs/leases/production/a%2F%2E%2E%2Fb%20%C3%A9.json"),
+        ] {
+            assert_eq!(key.render(prefix), expected);
+        }
+    }
+
+    #[test]
+    fn prefixes_cannot_climb() {
+        for good in ["", "production/", "team_a/production/"] {
+            assert!(good.parse::<KeyPrefix>().is_ok(), "{good}");
+        }
+        for bad in ["production", "/", "../", "a//", "a b/", "/a/"] {
+            assert!(bad.parse::<KeyPrefix>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Pure decisions: values and `now` in, a plan out. No clock, no I/O, no SDK type.
+
+pub mod export;
