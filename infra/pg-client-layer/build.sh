@@ -200,9 +200,11 @@ build_pg_dump() {
   run postgresql-port make -j "$jobs" -C src/port all
   run postgresql-libpq make -j "$jobs" -C src/interfaces/libpq all-static-lib
   run postgresql-fe-utils make -j "$jobs" -C src/fe_utils all
-  # Only libpq.a exists, so the makefile's own -lpq is a static link; -o skips the targets that would build
-  # the shared library.
+  # Only libpq.a exists, so -lpq is a static link, which wants the archives that the shared library would
+  # contain; -o skips the targets that would build it.
+  # shellcheck disable=SC2016 # make's variables
   run postgresql-pg-dump make -j "$jobs" -C src/bin/pg_dump pg_dump LDFLAGS_EX=-s \
+    'libpq_pgport=$(libpq) -L$(top_builddir)/src/common -lpgcommon_shlib -L$(top_builddir)/src/port -lpgport_shlib' \
     NO_GENERATED_HEADERS=yes NO_TEMP_INSTALL=yes -o submake-libpq -o submake-libpgport -o submake-libpgfeutils
 }
 

@@ -1,0 +1,400 @@
+"""Checks the deployment templates: linters on what is written and on what SAM makes of it, our own rules, and the rules themselves.
+
+    .venv/bin/python tests/templates/check.py [--no-linters]
+
+The last part seeds mistakes into copies of the templates and asks that each is found: a check that cannot fail is a
+defect. Exits non-zero when anything failed.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import expressions
+import rules
+from model import ROOT, Finding, Project
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-central-1", "NO_COLOR": "1"}
+
+FUNCTIONS, ROLES, ALARMS, STORAGE, NOTIFICATIONS = (
+    f"infra/{name}.yaml" for name in ("functions", "roles", "alarms", "storage", "notifications")
+)
+
+
+# --- the linters -----------------------------------------------------------------------------------------------------
+
+
+def command(*arguments, cwd=REPOSITORY):
+    done = subprocess.run(arguments, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def cfn_lint(paths, cwd):
+    """cfn-lint's findings, in the form of ours."""
+    code, output = command(str(BIN / "cfn-lint"), "--format", "json", "--", *map(str, paths), cwd=cwd)
+    try:
+        found = json.loads(output or "[]")
+    except ValueError:
+        return [Finding("cfn-lint", "cfn-lint", f"exit code {code}: {output.strip()[:500]}")]
+    return [
+        Finding("cfn-lint", f"{entry['Filename']}:{entry['Location']['Start']['LineNumber']}", f"{entry['Rule']['Id']} {entry['Message']}")
+        for entry in found
+    ]
+
+
+def transformed(template):
+    """The plain CloudFormation that the serverless transform makes of a template."""
+    from samtranslator.public.exceptions import InvalidDocumentException
+    from samtranslator.translator.managed_policy_translator import ManagedPolicyLoader
+    from samtranslator.translator.transform import transform
+
+    template = copy.deepcopy(template)
+    for resource in template["Resources"].values():
+        for key in ("CodeUri", "ContentUri"):  # what `sam package` uploads
+            if isinstance(resource.get("Properties", {}).get(key), str):
+                resource["Properties"][key] = "s3://bucket/key"
+    os.environ.setdefault("AWS_DEFAULT_REGION", ENVIRONMENT["AWS_DEFAULT_REGION"])
+    try:
+        loader = ManagedPolicyLoader(None)
+        loader._policy_map = {}  # no managed policy is named in the templates, so AWS need not be asked for them
+        return transform(template, {}, loader)
+    except InvalidDocumentException as error:
+        raise ValueError("; ".join(cause.message for cause in error.causes)) from None
+
+
+def lint_transformed(project):
+    with tempfile.TemporaryDirectory() as directory:
+        paths = []
+        for path, template in project.templates.items():
+            if "Transform" not in template:
+                continue
+            target = Path(directory) / f"{path.replace('/', '-').removesuffix('.yaml')}.json"
+            try:
+                plain = transformed(template)
+            except ValueError as error:
+                return [Finding("transform", path, str(error))]
+            for resource in plain["Resources"].values():
+                nested = resource.get("Properties", {}).get("TemplateURL", "")
+                if nested.startswith("infra/"):  # nested templates are linted as they are written
+                    resource["Properties"]["TemplateURL"] = "https://s3.amazonaws.com/bucket/nested.yaml"
+            target.write_text(json.dumps(plain, indent=1))
+            paths.append(target.name)
+        return cfn_lint(paths, directory)
+
+
+def lint_raw(directory):
+    return cfn_lint([ROOT, *(str(p.relative_to(directory)) for p in sorted((directory / "infra").glob("*.yaml")))], directory)
+
+
+def checkov(directory):
+    """checkov's failures; what it is told to skip stands with its reason in the templates."""
+    files = [argument for path in (ROOT, *sorted(str(p.relative_to(directory)) for p in (directory / "infra").glob("*.yaml"))) for argument in ("--file", path)]
+    code, output = command(
+        str(BIN / "checkov"), "--framework", "cloudformation", "--skip-download", "--quiet", "--compact", "--output", "json", *files, cwd=directory
+    )
+    try:
+        reports = json.loads(output[output.index("["):] if output.lstrip().startswith("[") else output[output.index("{"):])
+    except ValueError:
+        return [Finding("checkov", "checkov", f"exit code {code}: {output.strip()[-500:]}")]
+    return [
+        Finding("checkov", f"{check['file_path']} {check['resource']}", f"{check['check_id']} {check['check_name']}")
+        for report in rules.listed(reports)
+        for check in report.get("results", {}).get("failed_checks", [])
+    ]
+
+
+def sam_validate(directory):
+    code, output = command(str(BIN / "sam"), "validate", "--lint", "--template", ROOT, cwd=directory)
+    return [] if code == 0 else [Finding("sam-validate", ROOT, output.strip())]
+
+
+# --- mistakes that have to be found ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Seed:
+    mistake: str
+    rule: str
+    change: object  # takes a copy of the project
+
+
+def _properties(project, path, name):
+    return project.templates[path]["Resources"][name]["Properties"]
+
+
+def _export(project):
+    return _properties(project, FUNCTIONS, "ScheduledExport")
+
+
+def _schedule(project):
+    return _export(project)["Events"]["Schedule"]["Properties"]
+
+
+def _rights(project, role="ScheduledExportRole"):
+    return _properties(project, ROLES, role)["Policies"][0]["PolicyDocument"]["Statement"]
+
+
+def _default(name, value):
+    def change(project):
+        project.templates[ROOT]["Parameters"][name]["Default"] = value
+
+    return change
+
+
+def _declare(name):
+    def change(project):
+        project.declared_settings |= {name}
+
+    return change
+
+
+def _grant(action, resource="*"):
+    def change(project):
+        _rights(project).append({"Effect": "Allow", "Action": action, "Resource": resource})
+
+    return change
+
+
+def _lifecycle_rule(**entry):
+    def change(project):
+        _properties(project, STORAGE, "Bucket")["LifecycleConfiguration"]["Rules"].append({"Id": "seeded", "Status": "Enabled", **entry})
+
+    return change
+
+
+def _more_periods(project):
+    project.templates[ROOT]["Parameters"]["BackupMissingHours"]["MaxValue"] = 169
+
+
+def _another_topic_in_the_alarm(project):
+    _properties(project, ALARMS, "BackupMissing")["AlarmActions"].pop(0)
+
+
+def _no_tls_policy(project):
+    _properties(project, STORAGE, "BucketPolicy")["PolicyDocument"]["Statement"].pop(0)
+
+
+def _no_via_service(project):
+    _rights(project)[1]["Fn::If"][1].pop("Condition")
+
+
+def _memory_below_the_least(project):
+    project.templates[ROOT]["Parameters"]["MemorySize"]["MinValue"] = 64
+
+
+def _small_disk(project):
+    project.templates[FUNCTIONS]["Globals"]["Function"]["EphemeralStorage"]["Size"] = 256
+
+
+def _permission_without_account(project):
+    _properties(project, ALARMS, "BackupMissingMayStartTheExport").pop("SourceAccount")
+
+
+def _scheduler_without_account(project):
+    _properties(project, ROLES, "SchedulerRole")["AssumeRolePolicyDocument"]["Statement"][0].pop("Condition")
+
+
+def _log_for_ever(project):
+    _properties(project, FUNCTIONS, "ScheduledExportLog").pop("RetentionInDays")
+
+
+SEEDS = [
+    Seed("a declared setting is not set", "setting-not-set", lambda p: _export(p)["Environment"]["Variables"].pop("BUCKET")),
+    Seed("a new setting is declared only in the code", "setting-not-set", _declare("SEEDED_SETTING")),
+    Seed("a variable is misspelt", "setting-not-declared", lambda p: _export(p)["Environment"]["Variables"].update(BUKCET="x")),
+    Seed("config.rs declares nothing", "setting-declared", lambda p: setattr(p, "declared_settings", frozenset())),
+    Seed("no log group", "log-group", lambda p: _export(p).pop("LoggingConfig")),
+    Seed("logs kept for ever", "log-group", _log_for_ever),
+    Seed("no failure destination", "on-failure", lambda p: _export(p)["EventInvokeConfig"].pop("DestinationConfig")),
+    Seed("no alarm on errors", "errors-alarm", lambda p: p.templates[ALARMS]["Resources"].pop("ScheduledExportErrors")),
+    Seed(
+        "the alarm watches another function",
+        "errors-alarm",
+        lambda p: _properties(p, ALARMS, "ScheduledExportErrors")["Dimensions"][0].update(Value="another-function"),
+    ),
+    Seed("no dead letter queue on the schedule", "schedule-dlq", lambda p: _schedule(p).pop("DeadLetterConfig")),
+    Seed("a cron expression of five fields", "schedule-expression", _default("ScheduleExpression", "cron(0 2 * * ?)")),
+    Seed("a cron expression with both days", "schedule-expression", _default("ScheduleExpression", "cron(0 2 * * * *)")),
+    Seed("the hour 24", "schedule-expression", _default("ScheduleExpression", "cron(0 24 * * ? *)")),
+    Seed("an unknown time zone", "schedule-time-zone", _default("ScheduleTimezone", "Europe/Zuerich")),
+    Seed("the schedule's event without its time", "schedule-input", lambda p: _schedule(p).update(Input='{"purpose":"daily_backup"}')),
+    Seed("the export may delete", "right-too-many", _grant("s3:DeleteObject")),
+    Seed("the export may list", "right-too-many", _grant("s3:ListBucket")),
+    Seed("a wildcard action", "right-too-many", _grant("s3:*")),
+    Seed("a missing right", "right-missing", lambda p: _rights(p)[0]["Action"].remove("s3:AbortMultipartUpload")),
+    Seed("rights on every object", "right-resource", _grant("s3:PutObject")),
+    Seed("rights outside the prefixes", "right-prefix", _grant("s3:GetObject", {"Fn::Sub": "arn:${AWS::Partition}:s3:::${BucketName}/*"})),
+    Seed("a key for everything", "right-kms", _no_via_service),
+    Seed("the scheduler may start anything", "right-too-many", lambda p: _rights(p, "SchedulerRole")[0].update(Action="lambda:*")),
+    Seed("a role for the schedulers of all accounts", "trust", _scheduler_without_account),
+    Seed("a permission for the alarms of all accounts", "permission-source", _permission_without_account),
+    Seed("an alarm over more than a week", "alarm-period", _more_periods),
+    Seed("an odd period", "alarm-period", lambda p: _properties(p, ALARMS, "ScheduledExportErrors").update(Period=90)),
+    Seed("missing data taken for a backup", "dead-man", lambda p: _properties(p, ALARMS, "BackupMissing").update(TreatMissingData="notBreaching")),
+    Seed("the missed backup starts nothing", "dead-man", _another_topic_in_the_alarm),
+    Seed("no permission for the alarm", "dead-man", lambda p: p.templates[ALARMS]["Resources"].pop("BackupMissingMayStartTheExport")),
+    Seed("a tiny disk", "limits", _small_disk),
+    Seed("a timeout over 15 minutes", "limits", lambda p: _export(p).update(Timeout=901)),
+    Seed("too little memory allowed", "limits", _memory_below_the_least),
+    Seed("the bucket goes with the stack", "bucket-retained", lambda p: p.templates[STORAGE]["Resources"]["Bucket"].pop("DeletionPolicy")),
+    Seed("an unversioned bucket", "bucket-versioning", lambda p: _properties(p, STORAGE, "Bucket").pop("VersioningConfiguration")),
+    Seed("a public policy allowed", "bucket-public", lambda p: _properties(p, STORAGE, "Bucket")["PublicAccessBlockConfiguration"].update(BlockPublicPolicy=False)),
+    Seed("plain HTTP allowed", "bucket-tls", _no_tls_policy),
+    Seed("uploads never aborted", "lifecycle-abort", lambda p: _properties(p, STORAGE, "Bucket")["LifecycleConfiguration"]["Rules"].pop(0)),
+    Seed("STANDARD_IA after a week", "lifecycle-ia", _lifecycle_rule(Prefix="postgres-exports/", Transitions=[{"StorageClass": "STANDARD_IA", "TransitionInDays": 7}])),
+    Seed("backups expired behind retention's back", "lifecycle-owner", _lifecycle_rule(Prefix="postgres-exports/", ExpirationInDays=30)),
+    Seed("a plain queue", "queue-encrypted", lambda p: _properties(p, NOTIFICATIONS, "UndeliveredEvents").pop("SqsManagedSseEnabled")),
+    Seed("an undocumented parameter", "parameter-docs", lambda p: p.templates[ROOT]["Parameters"].update(Seeded={"Type": "String", "Description": "x"})),
+    Seed("the URL shown in the console", "no-echo", lambda p: p.templates[ROOT]["Parameters"]["DatabaseUrl"].pop("NoEcho")),
+    Seed("a misspelt override", "samconfig", lambda p: p.samconfig["default"]["deploy"]["parameters"].update(parameter_overrides=["Enviroment=x"])),
+    Seed("capabilities forgotten", "samconfig", lambda p: p.samconfig["default"]["deploy"]["parameters"].update(capabilities="CAPABILITY_IAM")),
+]
+
+# For the linters: text to replace in a file, and where the finding has to come from.
+LINT_SEEDS = [
+    ("a nested stack lacks a parameter", ROOT, "        InVpc: !If [UsesVpc, \"true\", \"false\"]\n        ScheduleExpression", "        ScheduleExpression", "raw"),
+    ("a misspelt property", ALARMS, "TreatMissingData: breaching", "TreatMissingDatas: breaching", "raw"),
+    ("an unknown parameter in a role", ROLES, "!Ref TopicArn", "!Ref TopicAnr", "raw"),
+    ("a schedule with a wrong mode", FUNCTIONS, "Mode: FLEXIBLE", "Mode: FLEXIBEL", "transformed"),
+    ("a public policy allowed", STORAGE, "BlockPublicPolicy: true", "BlockPublicPolicy: false", "checkov"),
+    ("a retry policy out of range", FUNCTIONS, "MaximumEventAgeInSeconds: 3600", "MaximumEventAgeInSeconds: 30", "transformed"),
+]
+
+EXPRESSIONS = {
+    True: [
+        "cron(0 2 * * ? *)", "cron(0/15 8-17 ? * MON-FRI *)", "cron(30 3 L * ? 2026)", "cron(0 4 ? * 2#1 *)",
+        "cron(0 0 1,15 JAN,JUL ? 2026-2030)", "cron(*/10 * * * ? *)", "cron(0 9 15W * ? *)",
+        "rate(1 hour)", "rate(12 hours)", "at(2026-11-20T02:00:00)",
+    ],
+    False: [
+        "0 2 * * *", "cron(0 2 * * *)", "cron(60 2 * * ? *)", "cron(0 2 32 * ? *)", "cron(0 2 ? * ? *)", "cron(0 2 1 * MON *)",
+        "cron(0 2 * 13 ? *)", "cron(0 2 ? * 8 *)", "cron(0 2 ? * MON#6 *)", "cron(0 5-2 * * ? *)", "cron(0 */0 * * ? *)",
+        "cron(? 2 * * ? *)", "cron(0 2 * * ? 1969)", "rate(1 hours)", "rate(2 hour)", "rate(0 days)", "rate(1 week)", "at(2026-13-01T00:00:00)",
+    ],
+}
+
+
+# --- running -----------------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def test(self, name, problems):
+        """One test: passes when there are no problems."""
+        problems = list(problems)
+        if problems:
+            self.failed += 1
+            print(f"FAIL {name}")
+            for problem in problems:
+                print(f"     {problem}")
+        else:
+            self.passed += 1
+            print(f"ok   {name}")
+
+
+def own_rules(tally, project):
+    for check in rules.RULES:
+        tally.test(f"rule: {check.__name__.replace('_', ' ')}", check(project))
+
+
+def seeded(tally, project):
+    # A state in which code and templates agree, so that what is found here does not depend on what is wrong today.
+    set_today = frozenset(name for _, _, function in project.resources(rules.FUNCTION) for name in rules.variables(function))
+    project = dataclasses.replace(project, declared_settings=set_today)
+    before = set(rules.findings(project))
+    for seed in SEEDS:
+        broken = copy.deepcopy(project)
+        seed.change(broken)
+        new = [f for f in rules.findings(broken) if f not in before]
+        found = any(f.rule == seed.rule for f in new)
+        tally.test(f"found: {seed.mistake} [{seed.rule}]", [] if found else [f"not found; instead: {[str(f) for f in new] or 'nothing'}"])
+    exercised = {seed.rule for seed in SEEDS}
+    print(f"     ({len(SEEDS)} mistakes seeded, {len(exercised)} rules exercised)")
+
+
+def expression_tests(tally):
+    for valid, texts in EXPRESSIONS.items():
+        wrong = [text for text in texts if (expressions.schedule_problem(text) is None) != valid]
+        tally.test(f"schedule expressions: {len(texts)} {'accepted' if valid else 'refused'}", wrong)
+    zones = {"UTC": True, "Europe/Zurich": True, "America/Argentina/Ushuaia": True, "CEST": False, "Europe/Zuerich": False, "../etc": False}
+    tally.test("time zones", [z for z, valid in zones.items() if (expressions.time_zone_problem(z) is None) != valid])
+
+
+def lint_seed(seed):
+    name, path, old, new, where = seed
+    text = (REPOSITORY / path).read_text()
+    if old not in text:
+        return name, [f"{path} no longer has {old!r}: adapt the seed"]
+    with tempfile.TemporaryDirectory() as directory:
+        copied = Path(directory)
+        (copied / "infra").mkdir()
+        (copied / "docs").mkdir()
+        for source in (ROOT, "samconfig.toml", "docs/deploy.md", *(f"infra/{p.name}" for p in (REPOSITORY / "infra").glob("*.yaml"))):
+            content = (REPOSITORY / source).read_text()
+            (copied / source).write_text(content.replace(old, new, 1) if source == path else content)
+        judge = {"raw": lambda: cfn_lint([ROOT, path], copied), "transformed": lambda: lint_transformed(Project.load(copied)), "checkov": lambda: checkov(copied)}
+        found = judge[where]()
+    linter = "checkov" if where == "checkov" else f"cfn-lint ({where})"
+    return f"found by {linter}: {name}", [] if found else ["not found"]
+
+
+def linters(tally, project):
+    """The linters take seconds each: they run beside each other and are reported in order."""
+    jobs = [
+        ("cfn-lint on the templates as written", lambda: lint_raw(REPOSITORY)),
+        ("cfn-lint on the transformed templates", lambda: lint_transformed(project)),
+        ("sam validate --lint", lambda: sam_validate(REPOSITORY)),
+        ("checkov", lambda: checkov(REPOSITORY)),
+    ]
+    results = {}
+    gate = threading.Semaphore(3)
+
+    def work(key, job):
+        with gate:
+            try:
+                results[key] = job()
+            except Exception as error:  # noqa: BLE001 - a check that breaks has failed, whatever broke it
+                results[key] = [f"{type(error).__name__}: {error}"]
+
+    threads = [threading.Thread(target=work, args=(name, job)) for name, job in jobs]
+    threads += [threading.Thread(target=work, args=(seed[0], lambda seed=seed: lint_seed(seed))) for seed in LINT_SEEDS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, _ in jobs:
+        tally.test(name, results[name])
+    for seed in LINT_SEEDS:
+        outcome = results[seed[0]]
+        name, problems = outcome if isinstance(outcome, tuple) else (seed[0], outcome)
+        tally.test(name, problems)
+
+
+def main():
+    logging.getLogger("samtranslator").setLevel(logging.ERROR)  # it complains that its usage metrics are not collected
+    project = Project.load(REPOSITORY)
+    tally = Tally()
+    own_rules(tally, project)
+    expression_tests(tally)
+    seeded(tally, project)
+    if "--no-linters" not in sys.argv[1:]:
+        linters(tally, project)
+    print(f"{tally.passed} passed, {tally.failed} failed")
+    return 1 if tally.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

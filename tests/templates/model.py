@@ -1,0 +1,151 @@
+"""The templates as data: loading with CloudFormation's short tags, and following a value across nested stacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = "template.yaml"
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+def _tag(loader, suffix, node):
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        value = loader.construct_mapping(node, deep=True)
+    if suffix == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {suffix if suffix in ("Ref", "Condition") else f"Fn::{suffix}": value}
+
+
+_Loader.add_multi_constructor("!", _tag)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    rule: str
+    where: str
+    message: str
+
+    def __str__(self):
+        return f"[{self.rule}] {self.where}: {self.message}"
+
+
+@dataclasses.dataclass
+class Project:
+    """Everything the checks look at. `templates` maps a path from the root of the repository to its content."""
+
+    templates: dict[str, dict]
+    samconfig: dict
+    declared_settings: frozenset[str]
+    deploy_doc: str
+
+    @classmethod
+    def load(cls, directory: Path) -> "Project":
+        paths = [directory / ROOT, *sorted((directory / "infra").glob("*.yaml"))]
+        return cls(
+            templates={str(p.relative_to(directory)): yaml.load(p.read_text(), _Loader) for p in paths},
+            samconfig=tomllib.loads((directory / "samconfig.toml").read_text()),
+            declared_settings=declared_settings(directory),
+            deploy_doc=(directory / "docs" / "deploy.md").read_text(),
+        )
+
+    def resources(self, *types: str):
+        """(path, logical id, resource) of every resource of these types."""
+        for path, template in self.templates.items():
+            for name, resource in template.get("Resources", {}).items():
+                if resource["Type"] in types:
+                    yield path, name, resource
+
+    def stack_of(self, path: str):
+        """The resource of the root template that nests this one, or None."""
+        for name, resource in self.templates[ROOT].get("Resources", {}).items():
+            if resource.get("Properties", {}).get("TemplateURL") == path:
+                return name, resource
+        return None
+
+    def parameter(self, path: str, name: str):
+        """The declaration a user fills in: follows a nested template's parameter to the root's of the same chain."""
+        if path != ROOT:
+            stack = self.stack_of(path)
+            value = stack and stack[1]["Properties"].get("Parameters", {}).get(name)
+            if isinstance(value, dict) and set(value) == {"Ref"}:
+                return self.parameter(ROOT, value["Ref"])
+        return self.templates[path].get("Parameters", {}).get(name)
+
+    def resolve(self, path: str, value):
+        """(path, logical id) of the resource a Ref or GetAtt comes from in the end, through parameters and outputs."""
+        template = self.templates[path]
+        if isinstance(value, dict) and "Ref" in value:
+            name = value["Ref"]
+            if name in template.get("Resources", {}):
+                return path, name
+            stack = self.stack_of(path)
+            if stack and name in stack[1]["Properties"].get("Parameters", {}):
+                return self.resolve(ROOT, stack[1]["Properties"]["Parameters"][name])
+        if isinstance(value, dict) and "Fn::GetAtt" in value:
+            name, attribute = value["Fn::GetAtt"]
+            resource = template.get("Resources", {}).get(name)
+            if resource is None:
+                return None
+            nested = resource.get("Properties", {}).get("TemplateURL")
+            if nested and attribute.startswith("Outputs."):
+                output = self.templates[nested].get("Outputs", {}).get(attribute.removeprefix("Outputs."))
+                return output and self.resolve(nested, output["Value"])
+            return path, name
+        return None
+
+    def numbers(self, path: str, value):
+        """The least and greatest number a property can take, as literal or as parameter."""
+        if isinstance(value, dict) and set(value) == {"Ref"}:
+            parameter = self.parameter(path, value["Ref"]) or {}
+            allowed = parameter.get("AllowedValues")
+            if allowed:
+                return min(map(int, allowed)), max(map(int, allowed))
+            return parameter.get("MinValue", float("-inf")), parameter.get("MaxValue", float("inf"))
+        return (value, value) if isinstance(value, (int, float)) else (float("nan"), float("nan"))
+
+
+def branches(value):
+    """The values a property can take: both sides of an Fn::If, without AWS::NoValue."""
+    if isinstance(value, dict) and set(value) == {"Fn::If"}:
+        for side in value["Fn::If"][1:]:
+            yield from branches(side)
+    elif value != {"Ref": "AWS::NoValue"}:
+        yield value
+
+
+def listed(value):
+    """A property that may be one or several, as a list."""
+    return value if isinstance(value, list) else [value]
+
+
+def statements(policy):
+    for statement in policy.get("Statement", []):
+        yield from branches(statement)
+
+
+# Set by Lambda or the SDK, or read for tests: not settings of ours.
+_NOT_SETTINGS = re.compile(r"^(AWS_.*|_X_AMZN_.*|LAMBDA_.*|RUST_.*|PATH|HOME|TZ|PG[A-Z]+)$")
+
+
+def declared_settings(directory: Path) -> frozenset[str]:
+    """The names in the declared table of shared/src/config.rs: its string literals in capitals, outside its tests."""
+    source = directory / "shared" / "src" / "config.rs"
+    files = [source] if source.exists() else sorted((directory / "shared" / "src" / "config").glob("**/*.rs"))
+    names = set()
+    for file in files:
+        code = file.read_text().split("#[cfg(test)]")[0]
+        code = re.sub(r"//[^\n]*", "", code)
+        names.update(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)"', code))
+    return frozenset(name for name in names if len(name) > 2 and not _NOT_SETTINGS.match(name))
