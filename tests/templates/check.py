@@ -333,6 +333,27 @@ def expression_tests(tally):
     tally.test("time zones", [z for z, valid in zones.items() if (expressions.time_zone_problem(z) is None) != valid])
 
 
+def layer_script(tally):
+    """What can be asked of the layer's build script without building: it refuses before it has done anything."""
+    script = REPOSITORY / "infra" / "pg-client-layer" / "build.sh"
+
+    def refusal(*arguments, wanted, **variables):
+        done = subprocess.run(["bash", str(script), *arguments], env={**ENVIRONMENT, "ZIG": "zig", **variables}, capture_output=True, text=True)
+        if done.returncode == 0 or wanted not in done.stderr:
+            return [f"exit code {done.returncode}, without {wanted!r}: {done.stderr.strip()[-300:]}"]
+        return []
+
+    tally.test("layer script: unknown architecture refused", refusal("--arch", "mips", wanted="arm64 or x86_64"))
+    tally.test("layer script: unknown argument refused", refusal("--majr", "18", wanted="unknown argument"))
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "downloads").mkdir()
+        (Path(directory) / "downloads" / "zlib-1.3.1.tar.gz").write_text("not what was published")
+        problems = refusal("--major", "15", "--out", f"{directory}/out", wanted="another digest", WORK_DIR=directory)
+        if (Path(directory) / "out").exists():
+            problems.append("wrote a layer all the same")
+        tally.test("layer script: a source with another digest refused", problems)
+
+
 def lint_seed(seed):
     name, path, old, new, where = seed
     text = (REPOSITORY / path).read_text()
@@ -390,6 +411,7 @@ def main():
     own_rules(tally, project)
     expression_tests(tally)
     seeded(tally, project)
+    layer_script(tally)
     if "--no-linters" not in sys.argv[1:]:
         linters(tally, project)
     print(f"{tally.passed} passed, {tally.failed} failed")
