@@ -135,17 +135,8 @@ def statements(policy):
         yield from branches(statement)
 
 
-# Set by Lambda or the SDK, or read for tests: not settings of ours.
-_NOT_SETTINGS = re.compile(r"^(AWS_.*|_X_AMZN_.*|LAMBDA_.*|RUST_.*|PATH|HOME|TZ|PG[A-Z]+)$")
-
-
 def declared_settings(directory: Path) -> frozenset[str]:
-    """The names in the declared table of shared/src/config.rs: its string literals in capitals, outside its tests."""
+    """The names in the `settings!` table of shared/src/config.rs."""
     source = directory / "shared" / "src" / "config.rs"
-    files = [source] if source.exists() else sorted((directory / "shared" / "src" / "config").glob("**/*.rs"))
-    names = set()
-    for file in files:
-        code = file.read_text().split("#[cfg(test)]")[0]
-        code = re.sub(r"//[^\n]*", "", code)
-        names.update(re.findall(r'"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)*)"', code))
-    return frozenset(name for name in names if len(name) > 2 and not _NOT_SETTINGS.match(name))
+    table = re.search(r"^settings! \{\n(.*?)^\}", source.read_text() if source.exists() else "", re.DOTALL | re.MULTILINE)
+    return frozenset(re.findall(r'^\s*[A-Z0-9_]+ = "([A-Z0-9_]+)",', table[1], re.MULTILINE)) if table else frozenset()
