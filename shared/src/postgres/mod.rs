@@ -1,0 +1,8 @@
+//! PostgreSQL: connections, one snapshot shared by many sessions, rows by COPY, and what the catalog knows.
+
+pub mod catalog;
+pub mod connect;
+pub mod copy;
+pub mod credentials;
+pub mod pg_dump;
+pub mod stream;

@@ -1,0 +1,87 @@
+//! What can go wrong with the store, and what the operator can do about it.
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use crate::fault::{Fault, chain};
+
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} on s3://{bucket}/{key} failed")]
+pub struct StoreError {
+    pub operation: &'static str,
+    pub bucket: String,
+    pub key: String,
+    pub status: Option<u16>,
+    /// S3's error code, such as `SlowDown`.
+    pub code: Option<String>,
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl StoreError {
+    pub fn from_sdk<E>(operation: &'static str, bucket: &str, key: &str, error: SdkError<E, HttpResponse>) -> Self
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        Self {
+            operation,
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            status: error.raw_response().map(|response| response.status().as_u16()),
+            code: error.code().map(str::to_owned),
+            source: Box::new(error),
+        }
+    }
+
+    /// Something that is wrong though every call succeeded.
+    pub fn unexpected(operation: &'static str, bucket: &str, key: &str, problem: impl Into<String>) -> Self {
+        let source: Box<dyn std::error::Error + Send + Sync> = problem.into().into();
+        Self { operation, bucket: bucket.to_owned(), key: key.to_owned(), status: None, code: None, source }
+    }
+
+    /// No object there; or none that a caller without `s3:ListBucket` is told of, which S3 answers with 403.
+    pub fn is_absent_or_hidden(&self) -> bool {
+        self.status == Some(404) && self.code.as_deref() != Some("NoSuchBucket")
+            || self.status == Some(403) && matches!(self.code.as_deref(), None | Some("AccessDenied" | "Forbidden"))
+    }
+
+    pub fn is_precondition_failed(&self) -> bool {
+        matches!(self.status, Some(412 | 409)) && self.code.as_deref() != Some("BucketAlreadyExists")
+    }
+
+    pub fn is_no_such_upload(&self) -> bool {
+        self.code.as_deref() == Some("NoSuchUpload")
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let (code, hint) = match error.code.as_deref() {
+            Some("NoSuchBucket") => ("store-no-bucket", Some("check BUCKET and the endpoint")),
+            Some("AccessDenied" | "AllAccessDisabled") => (
+                "store-access-denied",
+                Some("the function's role needs the rights in docs/deploy.md on this bucket and prefix"),
+            ),
+            Some(
+                "ExpiredToken"
+                | "ExpiredTokenException"
+                | "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "InvalidToken",
+            ) => ("store-credentials-rejected", Some("the credentials have expired or are not this store's")),
+            Some("SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout") => (
+                "store-unavailable",
+                Some("the store was still failing after several attempts; the next run starts afresh"),
+            ),
+            _ if error.status.is_none() => {
+                ("store-unreachable", Some("check the endpoint, and in a VPC the S3 gateway endpoint"))
+            }
+            _ => ("store-failed", None),
+        };
+        let fault = Self::new(code, chain(&error));
+        match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
+}

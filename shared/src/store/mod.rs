@@ -1,0 +1,10 @@
+//! The bucket: small control objects with conditional writes, and large artifacts by multipart upload.
+
+pub mod checksum;
+pub mod client;
+pub mod error;
+pub mod lease;
+pub mod upload;
+
+pub use client::{ObjectFacts, PutOutcome, Store};
+pub use error::StoreError;
