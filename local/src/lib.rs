@@ -1,1 +1,6 @@
-//! The local stack.
+//! The local stack: an S3 server, AWS Lambda's interfaces and PostgreSQL, for the demo and for the tests.
+
+pub mod lambda;
+mod orphans;
+pub mod postgres;
+pub mod proxy;
