@@ -32,6 +32,13 @@ impl<M> Rope<M> {
         }
     }
 
+    /// Appends bytes with marks at offsets within them.
+    pub fn push_marked(&mut self, bytes: Bytes, marks: Vec<(u64, M)>) {
+        let shift = self.len;
+        self.marks.extend(marks.into_iter().map(|(at, mark)| (at + shift, mark)));
+        self.push(bytes);
+    }
+
     /// Marks the current end.
     pub fn mark(&mut self, mark: M) {
         self.marks.push((self.len, mark));

@@ -99,6 +99,11 @@ impl RowHasher {
         self.bytes += fragment.len() as u64;
     }
 
+    /// The hash of what has been seen.
+    pub fn digest(&self) -> u128 {
+        self.state.digest128()
+    }
+
     /// Ends the row (all of it but its newline has been seen) and counts it.
     pub fn finish(self, digest: &mut TableDigest) {
         digest.rows += 1;

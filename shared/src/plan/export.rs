@@ -72,6 +72,16 @@ pub enum Content {
     Split { entry: usize, pieces: Vec<Piece> },
 }
 
+impl Content {
+    /// How many pieces have to be done; a bundle is one.
+    pub fn pieces(&self) -> usize {
+        match self {
+            Self::Bundle(_) => 1,
+            Self::Split { pieces, .. } => pieces.len(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
     pub content: Content,

@@ -5,4 +5,5 @@ pub mod connect;
 pub mod copy;
 pub mod credentials;
 pub mod pg_dump;
+pub mod session;
 pub mod stream;
