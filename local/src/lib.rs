@@ -4,3 +4,4 @@ pub mod lambda;
 mod orphans;
 pub mod postgres;
 pub mod proxy;
+pub mod s3;
