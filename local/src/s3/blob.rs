@@ -19,6 +19,7 @@ use super::checksum::{Digests, Hashers};
 use super::refusal::refuse;
 
 const FILE_CHUNK_BYTES: u64 = 256 * 1024;
+const SMALL_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Blob {
@@ -112,10 +113,15 @@ pub(super) async fn receive(body: Option<StreamingBlob>, sink: Sink, mut hashers
             Data::File(stored)
         }
         None if discard => Data::Dropped,
-        None => Data::Memory(chunks),
+        None => Data::Memory(compact(chunks, size_bytes)),
     };
     let blob = Arc::new(Blob { size_bytes, data });
     Ok(Received { blob, digests: (!discard).then(|| hashers.finish()) })
+}
+
+/// A chunk is a slice of the connection's read buffer: a small body kept as it came would hold on to all of it.
+fn compact(chunks: Vec<Bytes>, size_bytes: u64) -> Vec<Bytes> {
+    if size_bytes <= SMALL_BYTES { vec![Bytes::from(chunks.concat())] } else { chunks }
 }
 
 /// The stream's errors are the library's private types: their text is all there is to tell them apart.

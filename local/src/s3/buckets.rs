@@ -72,7 +72,7 @@ pub(super) fn get_versioning(store: &Store, name: &str) -> S3Result<GetBucketVer
     Ok(GetBucketVersioningOutput { status, ..Default::default() })
 }
 
-pub(super) fn put_versioning(store: &Store, input: PutBucketVersioningInput) -> S3Result<()> {
+pub(super) fn put_versioning(store: &Store, input: &PutBucketVersioningInput) -> S3Result<()> {
     let mut state = store.lock();
     let bucket = bucket_mut(&mut state, &input.bucket)?;
     let versioning = match input.versioning_configuration.status.as_ref().map(BucketVersioningStatus::as_str) {

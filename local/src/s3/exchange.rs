@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
@@ -53,7 +54,6 @@ impl Exchange {
     pub(super) async fn drain(&self) {
         let unread = lock(&self.unread).take();
         if let Some(mut body) = unread {
-            use http_body_util::BodyExt;
             while let Some(Ok(_)) = body.frame().await {}
         }
     }

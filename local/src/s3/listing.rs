@@ -197,7 +197,7 @@ pub(super) fn list_v1(store: &Store, input: ListObjectsInput) -> S3Result<ListOb
     })
 }
 
-pub(super) fn list_versions(store: &Store, input: ListObjectVersionsInput) -> S3Result<ListObjectVersionsOutput> {
+pub(super) fn list_versions(store: &Store, input: &ListObjectVersionsInput) -> S3Result<ListObjectVersionsOutput> {
     let encoder = Encoder::new(input.encoding_type.as_ref());
     let (max_keys, max) = count(input.max_keys);
     let prefix = input.prefix.as_deref().unwrap_or_default();
@@ -256,7 +256,7 @@ pub(super) fn list_versions(store: &Store, input: ListObjectVersionsInput) -> S3
     })
 }
 
-pub(super) fn list_uploads(store: &Store, input: ListMultipartUploadsInput) -> S3Result<ListMultipartUploadsOutput> {
+pub(super) fn list_uploads(store: &Store, input: &ListMultipartUploadsInput) -> S3Result<ListMultipartUploadsOutput> {
     let encoder = Encoder::new(input.encoding_type.as_ref());
     let (max_uploads, max) = count(input.max_uploads);
     let prefix = input.prefix.as_deref().unwrap_or_default();

@@ -1,9 +1,10 @@
 //! An S3 server for the local stack and the tests: one store, in memory or under a directory, that refuses what AWS refuses.
 //!
 //! The wire format, routing and signatures are the `s3s` crate's. What differs from AWS on purpose: ETags are not MD5 sums
-//! (as for objects under SSE-KMS); completing an upload a second time is NoSuchUpload, never a repeated 200; every part of an upload
-//! with a checksum algorithm must carry that checksum, also for full-object ones; lifecycle rules are stored and not acted
-//! upon; uploads in progress do not survive a restart; list results are consistent at once, without 409 conflicts.
+//! (as for objects under SSE-KMS); completing an upload a second time is NoSuchUpload, never a repeated 200; every part of an
+//! upload with a checksum algorithm must carry that checksum, also for full-object ones; the digest of an XML request body is not
+//! checked; lifecycle rules are stored and not acted upon; uploads in progress do not survive a restart; there are no bucket
+//! policies, ACLs or KMS keys, and 409 ConditionalRequestConflict comes only as a programmed fault.
 
 mod access;
 mod blob;
@@ -11,6 +12,7 @@ mod buckets;
 mod checksum;
 mod conditions;
 mod copy;
+mod deletion;
 mod disk;
 mod exchange;
 mod faults;

@@ -359,7 +359,7 @@ fn object_etag(parts: &[StoredPart]) -> String {
     format!("{}-{}", content_etag(&digest.finish().crc64, size_bytes), parts.len())
 }
 
-pub(super) fn list_parts(store: &Store, input: ListPartsInput) -> S3Result<ListPartsOutput> {
+pub(super) fn list_parts(store: &Store, input: &ListPartsInput) -> S3Result<ListPartsOutput> {
     let max = input.max_parts.unwrap_or(1000).clamp(0, 1000);
     let after = input.part_number_marker.unwrap_or(0);
     with_upload(store, &input.bucket, &input.key, &input.upload_id, |upload| {

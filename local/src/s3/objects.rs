@@ -10,9 +10,9 @@ use s3s::{S3Request, S3Result, s3_error};
 
 use super::blob::{Content, receive};
 use super::checksum::{Algorithm, Claim, Hashers, Kind, ObjectChecksum, Sum, show_sum};
-use super::conditions::{ReadConditions, check_write, fits};
-use super::locks::{self, Removal};
-use super::model::{Attributes, Bucket, NULL_VERSION, Version, Versioning};
+use super::conditions::{ReadConditions, check_write};
+use super::locks;
+use super::model::{Attributes, Version, Versioning};
 use super::refusal::refuse;
 use super::store::{Store, bucket, bucket_mut, now};
 use super::thaw;
@@ -31,7 +31,7 @@ macro_rules! attributes {
             content_type: $input.content_type.take(),
             cache_control: $input.cache_control.take(),
             content_disposition: $input.content_disposition.take(),
-            content_encoding: $input.content_encoding.take(),
+            content_encoding: $crate::s3::objects::stored_encoding($input.content_encoding.take()),
             content_language: $input.content_language.take(),
             metadata: $input.metadata.take().unwrap_or_default().into_iter().collect(),
             storage_class: $crate::s3::objects::storage_class($input.storage_class.take())?,
@@ -47,6 +47,14 @@ macro_rules! attributes {
     };
 }
 pub(super) use attributes;
+
+/// `aws-chunked` names the framing of the request and is not kept.
+pub(super) fn stored_encoding(given: Option<String>) -> Option<String> {
+    let given = given?;
+    let kept: Vec<&str> =
+        given.split(',').map(str::trim).filter(|name| *name != "aws-chunked" && !name.is_empty()).collect();
+    (!kept.is_empty()).then(|| kept.join(","))
+}
 
 pub(super) fn storage_class(given: Option<StorageClass>) -> S3Result<String> {
     let class = given.map_or_else(|| "STANDARD".to_owned(), |class| class.as_str().to_owned());
@@ -302,113 +310,4 @@ pub(super) fn head(store: &Store, request: &S3Request<HeadObjectInput>) -> S3Res
     describe!(output, version, versioning, selection);
     show_checksum!(output, version, input.checksum_mode, selection);
     Ok(output)
-}
-
-pub(super) struct Deleted {
-    /// The marker's id where one was made, else the version that was asked for.
-    pub(super) version_id: Option<String>,
-    pub(super) delete_marker: bool,
-}
-
-pub(super) fn delete(store: &Store, request: &S3Request<DeleteObjectInput>) -> S3Result<DeleteObjectOutput> {
-    let input = &request.input;
-    let mut state = store.lock();
-    let bucket = bucket_mut(&mut state, &input.bucket)?;
-    if let Some(condition) = &input.if_match {
-        check_write(bucket.current(&input.key).map(AsRef::as_ref), Some(condition), None)?;
-    }
-    let removal = Removal { bypass_governance: input.bypass_governance_retention.unwrap_or(false) };
-    let deleted = delete_one(store, &input.bucket, bucket, &input.key, input.version_id.as_deref(), removal)?;
-    Ok(DeleteObjectOutput {
-        delete_marker: deleted.delete_marker.then_some(true),
-        version_id: deleted.version_id,
-        ..Default::default()
-    })
-}
-
-fn delete_one(
-    store: &Store,
-    name: &str,
-    bucket: &mut Bucket,
-    key: &str,
-    version_id: Option<&str>,
-    removal: Removal,
-) -> S3Result<Deleted> {
-    if let Some(id) = version_id {
-        let found = bucket.version(key, id).cloned();
-        if let Some(version) = &found {
-            locks::allow_removal(version, removal)?;
-        }
-        store.remove(name, bucket, key, id)?;
-        let delete_marker = found.is_some_and(|version| version.delete_marker);
-        return Ok(Deleted { version_id: Some(id.to_owned()), delete_marker });
-    }
-    match bucket.settings.versioning {
-        Versioning::Off => {
-            store.remove(name, bucket, key, NULL_VERSION)?;
-            Ok(Deleted { version_id: None, delete_marker: false })
-        }
-        Versioning::Enabled | Versioning::Suspended => {
-            let marker = Version {
-                id: String::new(),
-                sequence: 0,
-                last_modified: now(),
-                delete_marker: true,
-                etag: String::new(),
-                size_bytes: 0,
-                content: Content::default(),
-                part_sizes: Vec::new(),
-                checksum: None,
-                attributes: Attributes::default(),
-                thaw: None,
-            };
-            let version_id = store.insert(name, bucket, key, marker)?;
-            Ok(Deleted { version_id, delete_marker: true })
-        }
-    }
-}
-
-/// Each key is judged on its own; what fails is listed, and the rest is deleted.
-pub(super) fn delete_many(store: &Store, request: S3Request<DeleteObjectsInput>) -> S3Result<DeleteObjectsOutput> {
-    let caller = caller(&request);
-    let input = request.input;
-    if input.delete.objects.is_empty() || input.delete.objects.len() > 1000 {
-        return Err(s3_error!(MalformedXML, "The XML you provided was not well-formed"));
-    }
-    let bypass_governance = input.bypass_governance_retention.unwrap_or(false);
-    let mut state = store.lock();
-    let bucket = bucket_mut(&mut state, &input.bucket)?;
-    let (mut done, mut errors) = (Vec::new(), Vec::new());
-    for object in input.delete.objects {
-        let version_id = object.version_id.as_deref();
-        let action = if version_id.is_some() { "s3:DeleteObjectVersion" } else { "s3:DeleteObject" };
-        let result = store.require(caller.as_deref(), action, &object.key).and_then(|()| {
-            if bypass_governance {
-                store.require(caller.as_deref(), "s3:BypassGovernanceRetention", &object.key)?;
-            }
-            if let Some(wanted) = object.e_tag.clone() {
-                let current = bucket.current(&object.key);
-                if !current.is_some_and(|current| fits(&ETagCondition::ETag(wanted), &current.etag)) {
-                    return Err(s3_error!(PreconditionFailed, "At least one of the pre-conditions did not hold"));
-                }
-            }
-            delete_one(store, &input.bucket, bucket, &object.key, version_id, Removal { bypass_governance })
-        });
-        match result {
-            Ok(deleted) => done.push(DeletedObject {
-                key: Some(object.key),
-                version_id: object.version_id,
-                delete_marker: deleted.delete_marker.then_some(true),
-                delete_marker_version_id: deleted.delete_marker.then_some(deleted.version_id).flatten(),
-            }),
-            Err(error) => errors.push(s3s::dto::Error {
-                code: Some(error.code().as_str().to_owned()),
-                key: Some(object.key),
-                message: error.message().map(ToOwned::to_owned),
-                version_id: object.version_id,
-            }),
-        }
-    }
-    let quiet = input.delete.quiet.unwrap_or(false);
-    Ok(DeleteObjectsOutput { deleted: (!quiet).then_some(done), errors: Some(errors), ..Default::default() })
 }

@@ -1,6 +1,5 @@
 //! Serves the store over HTTP: connections, the record of requests, and faults that act on the wire.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::Timestamp;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::instrument::WithSubscriber;
 use tracing::subscriber::NoSubscriber;
@@ -29,7 +29,8 @@ use super::{S3Error, S3Options};
 pub struct S3Server {
     address: SocketAddr,
     store: Arc<Store>,
-    accepting: JoinHandle<Infallible>,
+    stopping: Arc<Notify>,
+    accepting: JoinHandle<()>,
 }
 
 impl S3Server {
@@ -42,8 +43,9 @@ impl S3Server {
         let mut builder = S3ServiceBuilder::new(Service { store: Arc::clone(&store) });
         builder.set_auth(Gate { store: Arc::clone(&store) });
         builder.set_access(Gate { store: Arc::clone(&store) });
-        let accepting = tokio::spawn(accept(listener, builder.build(), Arc::clone(&store)));
-        Ok(Self { address, store, accepting })
+        let stopping = Arc::new(Notify::new());
+        let accepting = accept(listener, builder.build(), Arc::clone(&store), Arc::clone(&stopping));
+        Ok(Self { address, store, stopping, accepting: tokio::spawn(accepting) })
     }
 
     pub fn endpoint(&self) -> String {
@@ -56,8 +58,9 @@ impl S3Server {
 
     /// Ends the server and its connections. Once this returns, another can be started on the same data directory.
     pub async fn stop(mut self) {
-        self.accepting.abort();
+        self.stopping.notify_one();
         let _ = (&mut self.accepting).await;
+        self.store.close();
     }
 }
 
@@ -67,7 +70,7 @@ impl Drop for S3Server {
     }
 }
 
-async fn accept(listener: TcpListener, service: S3Service, store: Arc<Store>) -> Infallible {
+async fn accept(listener: TcpListener, service: S3Service, store: Arc<Store>, stopping: Arc<Notify>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -82,6 +85,7 @@ async fn accept(listener: TcpListener, service: S3Service, store: Arc<Store>) ->
                 }
             },
             Some(_) = connections.join_next() => {}
+            () = stopping.notified() => return connections.shutdown().await,
         }
     }
 }

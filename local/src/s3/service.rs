@@ -6,7 +6,7 @@ use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result};
 
 use super::store::Store;
-use super::{buckets, copy, listing, locks, multipart, objects, thaw};
+use super::{buckets, copy, deletion, listing, locks, multipart, objects, thaw};
 
 pub(super) struct Service {
     pub(super) store: Arc<Store>,
@@ -61,7 +61,7 @@ impl S3 for Service {
     }
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        Ok(S3Response::new(objects::delete(&self.store, &request)?))
+        Ok(S3Response::new(deletion::delete(&self.store, &request)?))
     }
 
     async fn delete_object_tagging(
@@ -75,7 +75,7 @@ impl S3 for Service {
         &self,
         request: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-        Ok(S3Response::new(objects::delete_many(&self.store, request)?))
+        Ok(S3Response::new(deletion::delete_many(&self.store, request)?))
     }
 
     async fn get_bucket_lifecycle_configuration(
@@ -147,14 +147,14 @@ impl S3 for Service {
         &self,
         request: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        Ok(S3Response::new(listing::list_uploads(&self.store, request.input)?))
+        Ok(S3Response::new(listing::list_uploads(&self.store, &request.input)?))
     }
 
     async fn list_object_versions(
         &self,
         request: S3Request<ListObjectVersionsInput>,
     ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
-        Ok(S3Response::new(listing::list_versions(&self.store, request.input)?))
+        Ok(S3Response::new(listing::list_versions(&self.store, &request.input)?))
     }
 
     async fn list_objects(&self, request: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
@@ -169,7 +169,7 @@ impl S3 for Service {
     }
 
     async fn list_parts(&self, request: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
-        Ok(S3Response::new(multipart::list_parts(&self.store, request.input)?))
+        Ok(S3Response::new(multipart::list_parts(&self.store, &request.input)?))
     }
 
     async fn put_bucket_lifecycle_configuration(
@@ -184,7 +184,7 @@ impl S3 for Service {
         request: S3Request<PutBucketVersioningInput>,
     ) -> S3Result<S3Response<PutBucketVersioningOutput>> {
         Ok(S3Response::new({
-            buckets::put_versioning(&self.store, request.input)?;
+            buckets::put_versioning(&self.store, &request.input)?;
             PutBucketVersioningOutput::default()
         }))
     }

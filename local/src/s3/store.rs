@@ -210,6 +210,13 @@ impl Store {
         self.disk.as_ref()
     }
 
+    /// From now on the files stay, whatever becomes of the objects in memory.
+    pub(super) fn close(&self) {
+        if let Some(disk) = &self.disk {
+            disk.close();
+        }
+    }
+
     pub(super) fn discards(&self) -> bool {
         self.discard_parts
     }
@@ -295,9 +302,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if let Some(disk) = &self.disk {
-            disk.close();
-        }
+        self.close();
     }
 }
 

@@ -1,5 +1,7 @@
 //! Listings: prefixes, delimiters, pages and versions.
 
+use futures::StreamExt;
+
 use super::{Bench, bench};
 
 async fn filled() -> Bench {
@@ -59,7 +61,6 @@ async fn a_page_holds_a_thousand_keys() {
         let put = bench.client.put_object().bucket("plain").key(format!("{i:04}"));
         put.body(vec![1].into()).send()
     });
-    use futures::StreamExt;
     let all: Vec<_> = futures::stream::iter(puts).buffer_unordered(16).collect().await;
     assert!(all.iter().all(Result::is_ok));
     let page = bench.client.list_objects_v2().bucket("plain").max_keys(5000).send().await.unwrap();

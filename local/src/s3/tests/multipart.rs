@@ -1,6 +1,9 @@
 //! Multipart uploads: the limits, the order, what a completion checks, and what stays after a refusal.
 
+use aws_sdk_s3::config::RequestChecksumCalculation::{WhenRequired, WhenSupported};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, CompletedPart};
+
+use futures::{FutureExt, StreamExt};
 
 use super::{MIB, bench, bench_with, body, refusal, refused};
 use crate::s3::S3Options;
@@ -127,7 +130,7 @@ async fn parts_and_uploads_are_listed_in_pages() {
     }
     let list = bench.client.list_parts().bucket("plain").key("a/k").upload_id(&upload).max_parts(2);
     let page = list.clone().send().await.unwrap();
-    assert_eq!(page.parts().iter().filter_map(|part| part.part_number()).collect::<Vec<_>>(), [1, 5]);
+    assert_eq!(page.parts().iter().filter_map(aws_sdk_s3::types::Part::part_number).collect::<Vec<_>>(), [1, 5]);
     assert_eq!(page.is_truncated(), Some(true));
     let page = list.part_number_marker(page.next_part_number_marker().unwrap()).send().await.unwrap();
     assert_eq!(page.parts()[0].part_number(), Some(9));
@@ -184,23 +187,28 @@ async fn a_sink_keeps_only_the_head() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures speed"]
 async fn throughput() {
-    for (label, discard_parts) in [("discard", true), ("memory", false)] {
+    for (label, discard_parts, trailers) in [
+        ("discarded, unsigned payload", true, false),
+        ("discarded, CRC64NVME trailers", true, true),
+        ("kept, unsigned payload", false, false),
+        ("kept, CRC64NVME trailers", false, true),
+    ] {
         let bench = bench_with(S3Options { discard_parts, ..S3Options::default() }).await;
-        let config = bench.client.config().to_builder();
-        let when_required = aws_sdk_s3::config::RequestChecksumCalculation::WhenRequired;
-        let client = aws_sdk_s3::Client::from_conf(config.request_checksum_calculation(when_required).build());
-        let create = client.create_multipart_upload().bucket("plain").key("k").send().await.unwrap();
-        let upload = create.upload_id.unwrap();
+        let when = if trailers { WhenSupported } else { WhenRequired };
+        let config = bench.client.config().to_builder().request_checksum_calculation(when).build();
+        let client = aws_sdk_s3::Client::from_conf(config);
+        let algorithm = trailers.then_some(ChecksumAlgorithm::Crc64Nvme);
+        let create = client.create_multipart_upload().bucket("plain").key("k");
+        let upload = create.set_checksum_algorithm(algorithm.clone()).send().await.unwrap().upload_id.unwrap();
         let content = bytes::Bytes::from(body(16 * MIB, 1));
         let started = std::time::Instant::now();
         let parts = (1..=64).map(|number| {
             let part = client.upload_part().bucket("plain").key("k").upload_id(&upload).part_number(number);
-            part.body(content.clone().into()).customize().disable_payload_signing().send()
+            let part = part.set_checksum_algorithm(algorithm.clone()).body(content.clone().into()).customize();
+            if trailers { part.send().boxed() } else { part.disable_payload_signing().send().boxed() }
         });
-        use futures::StreamExt;
         let sent: Vec<_> = futures::stream::iter(parts).buffer_unordered(4).collect().await;
         assert!(sent.iter().all(Result::is_ok));
-        let seconds = started.elapsed().as_secs_f64();
-        println!("{label}: {:.0} MiB/s", 64.0 * 16.0 / seconds);
+        println!("{label}: {:.0} MiB/s", 64.0 * 16.0 / started.elapsed().as_secs_f64());
     }
 }

@@ -16,12 +16,17 @@ async fn bytes_and_metadata_come_back() {
     let bench = bench().await;
     let content = body(3_000_000, 1);
     let put = bench.client.put_object().bucket("plain").key("a b/ü+c.json").body(ByteStream::from(content.clone()));
-    let put = put.content_type("application/json").metadata("backup-id", "20250621-143000").cache_control("no-store");
+    let put = put
+        .content_type("application/json")
+        .metadata("backup-id", "20250621-143000")
+        .cache_control("no-store")
+        .content_encoding("gzip");
     let etag = put.send().await.unwrap().e_tag.unwrap();
 
     let got = bench.client.get_object().bucket("plain").key("a b/ü+c.json").send().await.unwrap();
     assert_eq!(got.content_type(), Some("application/json"));
     assert_eq!(got.cache_control(), Some("no-store"));
+    assert_eq!(got.content_encoding(), Some("gzip"));
     assert_eq!(got.metadata().unwrap()["backup-id"], "20250621-143000");
     assert_eq!(got.e_tag(), Some(etag.as_str()));
     assert_eq!(got.checksum_crc32().map(str::len), Some(8));
@@ -38,6 +43,8 @@ async fn ranges_are_exact() {
     let bench = bench().await;
     let content = body(2_500_000, 2);
     bench.put("plain", "k", &content).await;
+    let head = bench.client.head_object().bucket("plain").key("k").send().await.unwrap();
+    assert_eq!(head.content_encoding(), None);
     for (range, from, to) in [
         ("bytes=0-0", 0, 1),
         ("bytes=1000-1999999", 1000, 2_000_000),

@@ -1,5 +1,6 @@
 //! Signatures: keys, payloads, presigned URLs.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::presigning::PresigningConfig;
@@ -67,4 +68,38 @@ async fn a_presigned_url_works_until_it_expires_and_only_as_signed() {
     assert!(String::from_utf8_lossy(&error).contains("Request has expired"));
     let unsigned = url.uri().split('?').next().unwrap();
     assert_eq!(fetch(unsigned).await.0, 403);
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_not_logged_as_trouble() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log =
+        tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(log);
+    tracing::warn!("seen");
+    let bench = bench().await;
+    let get = bench.client.get_object().bucket("plain").key("none").send().await;
+    assert_eq!(refusal(get), refused(404, "NoSuchKey"));
+    let wrong = client(&bench.server, "holdfast", "wrong").head_bucket().bucket("plain").send().await;
+    assert_eq!(refusal(wrong).0, 403);
+    bench.server.store().faults().deny("GetObject");
+    let get = bench.client.get_object().bucket("plain").key("none").send().await;
+    assert_eq!(refusal(get), refused(403, "AccessDenied"));
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
 }
