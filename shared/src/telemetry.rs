@@ -9,9 +9,13 @@ use tracing_subscriber::{EnvFilter, fmt};
 pub const NAMESPACE: &str = "Holdfast";
 
 /// Logs as JSON lines. A span's fields, the backup id among them, stand under `span` on each line.
-pub fn init(level: tracing::Level) {
-    // The SDKs' own lines matter only when they warn.
-    let filter = EnvFilter::new(format!("warn,holdfast_shared={level},scheduled_export={level}"));
+///
+/// `function`: the binary's crate name, whose own lines are logged from `level` on.
+pub fn init(function: &str, level: tracing::Level) {
+    // The SDKs' own lines matter only when they warn. The runtime's panic layer logs every error a handler returns,
+    // which has been logged where it was handled.
+    let filter = format!("warn,lambda_runtime::layers::panic=off,holdfast_shared={level},{function}={level}");
+    let filter = EnvFilter::new(filter);
     let lines =
         fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false).with_target(false);
     // A second initialisation, in tests, keeps the first.

@@ -1,1 +1,1 @@
-//! Tests across functions; see `tests/`.
+//! Flows across functions on the local stack; everything is in `tests/all`, one binary.

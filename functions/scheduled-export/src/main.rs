@@ -25,7 +25,7 @@ use crate::handler::Function;
 
 #[tokio::main]
 async fn main() -> Result<(), lambda_runtime::Error> {
-    telemetry::init(log_level());
+    telemetry::init(env!("CARGO_CRATE_NAME"), log_level());
     // A bad configuration is told by each invocation, as an error with a code, not by a function that never starts.
     let function = Arc::new(wire().await);
     lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {

@@ -150,7 +150,7 @@ pub async fn relation_facts(
         .query(
             "WITH config AS (SELECT u.oid, u.condition
                                FROM pg_catalog.pg_extension e,
-                                    LATERAL pg_catalog.unnest(e.extconfig, e.extcondition) AS u(oid, condition))
+                                    LATERAL ROWS FROM (pg_catalog.unnest(e.extconfig), pg_catalog.unnest(e.extcondition)) AS u(oid, condition))
              SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, a.amname::text,
                     COALESCE(pg_catalog.pg_relation_size(c.oid), 0),
                     COALESCE(pg_catalog.pg_relation_size(NULLIF(c.reltoastrelid, 0)), 0),

@@ -290,6 +290,8 @@ impl Session {
 
     /// Takes the session over for COPY, its transaction and settings as they are. No query may be under way.
     pub async fn into_raw(self) -> Result<RawSession, ConnectError> {
+        // Statements are closed in the background: an answered query behind them says that nothing is under way.
+        self.client.batch_execute("").await.map_err(|_| ConnectError::SessionEnded)?;
         // Aborted before the client is dropped, or the driver would say goodbye to the server.
         self.driver.abort();
         let _ = self.driver.await;

@@ -1,0 +1,217 @@
+//! The test bed: one PostgreSQL server, an S3 bucket, and the functions with their own, least, rights.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome, LambdaOptions, LambdaServer};
+use holdfast_local::postgres::{Cluster, ClusterOptions, Installation};
+use holdfast_local::s3::{BucketOptions, Permissions, S3Options, S3Server, Store};
+use holdfast_shared::domain::Manifest;
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const BUCKET: &str = "backups";
+pub const EXPORT: &str = "scheduled-export";
+const FUNCTION_KEY: (&str, &str) = ("export-role", "export-role-secret");
+
+pub struct Bed {
+    pub cluster: Cluster,
+    pub s3: S3Server,
+    pub lambda: LambdaServer,
+    pub directory: TempDir,
+}
+
+/// A function binary, built beside the test.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(path.exists(), "{} is not there: run `cargo build --workspace` first", path.display());
+    path
+}
+
+/// What docs/deploy.md gives the export's role, and no more.
+fn export_rights() -> Permissions {
+    let on = |action: &str, prefix: &str| (action.to_owned(), prefix.to_owned());
+    let mut allow = Vec::new();
+    for prefix in ["postgres-exports/", "runs/"] {
+        allow.push(on("s3:PutObject", prefix));
+        allow.push(on("s3:GetObject", prefix));
+        allow.push(on("s3:GetObjectVersion", prefix));
+        allow.push(on("s3:AbortMultipartUpload", prefix));
+        allow.push(on("s3:ListMultipartUploadParts", prefix));
+    }
+    Permissions { allow }
+}
+
+impl Bed {
+    pub async fn start(major: u16) -> Self {
+        Self::with_cluster(Cluster::start(ClusterOptions::major(major)).await.unwrap()).await
+    }
+
+    pub async fn with_cluster(cluster: Cluster) -> Self {
+        let s3 = S3Server::start(S3Options::default()).await.unwrap();
+        s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, object_lock: false }).unwrap();
+        s3.store().add_key(FUNCTION_KEY.0, FUNCTION_KEY.1, Some(export_rights()));
+        let lambda = LambdaServer::start(LambdaOptions::default()).await.unwrap();
+        Self { cluster, s3, lambda, directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn store(&self) -> &Store {
+        self.s3.store()
+    }
+
+    /// The export function for a database of this bed, with settings over the usual ones.
+    pub fn export_spec(&self, database: &str, settings: &[(&str, &str)]) -> FunctionSpec {
+        let pg_dump = Installation::client_at_least(self.cluster.major()).unwrap().tool("pg_dump");
+        let mut spec = FunctionSpec::new(EXPORT, binary(EXPORT))
+            .env("BUCKET", BUCKET)
+            .env("ENVIRONMENT", "test")
+            .env("DATABASE_URL", self.cluster.url(database))
+            .env("PG_DUMP", pg_dump.display().to_string())
+            .env("S3_ENDPOINT_URL", self.s3.endpoint())
+            .env("S3_FORCE_PATH_STYLE", "true")
+            .env("AWS_ACCESS_KEY_ID", FUNCTION_KEY.0)
+            .env("AWS_SECRET_ACCESS_KEY", FUNCTION_KEY.1)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("WORKERS", "3");
+        spec.timeout = Duration::from_secs(120);
+        spec.memory_mb = 1769;
+        for (name, value) in settings {
+            spec = spec.env(*name, *value);
+        }
+        spec
+    }
+
+    pub fn register_export(&self, database: &str, settings: &[(&str, &str)]) {
+        self.lambda.register(self.export_spec(database, settings));
+    }
+
+    pub async fn invoke(&self, payload: Value) -> InvokeOutcome {
+        self.lambda.invoke(EXPORT, payload).await.unwrap()
+    }
+
+    pub async fn invoke_as(&self, request_id: &str, payload: Value) -> InvokeOutcome {
+        let options = InvokeOptions { request_id: Some(request_id.to_owned()), ..InvokeOptions::default() };
+        self.lambda.invoke_with(EXPORT, payload, options).await.unwrap()
+    }
+
+    /// Exports and expects success; the receipt.
+    pub async fn export(&self, payload: Value) -> Value {
+        let outcome = self.invoke(payload).await;
+        assert!(!outcome.is_error(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
+        outcome.payload
+    }
+
+    /// Exports and expects failure; `errorType` and `errorMessage`.
+    pub async fn export_fails(&self, payload: Value) -> (String, String) {
+        let outcome = self.invoke(payload).await;
+        assert!(outcome.is_error(), "{:#}", outcome.payload);
+        let text = |field: &str| outcome.payload[field].as_str().unwrap_or_default().to_owned();
+        (text("errorType"), text("errorMessage"))
+    }
+
+    pub async fn client(&self) -> aws_sdk_s3::Client {
+        let options = S3Options::default();
+        let credentials =
+            aws_sdk_s3::config::Credentials::new(options.access_key, options.secret_key, None, None, "tests");
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version_latest()
+            .endpoint_url(self.s3.endpoint())
+            .region(aws_sdk_s3::config::Region::new(options.region))
+            .credentials_provider(credentials)
+            .force_path_style(true)
+            .build();
+        aws_sdk_s3::Client::from_conf(config)
+    }
+
+    pub async fn get(&self, key: &str) -> Vec<u8> {
+        let object = self.client().await.get_object().bucket(BUCKET).key(key).send().await.unwrap();
+        object.body.collect().await.unwrap().to_vec()
+    }
+
+    pub async fn manifest(&self, receipt: &Value) -> Manifest {
+        let id: holdfast_shared::domain::BackupId = receipt["id"].as_str().unwrap().parse().unwrap();
+        Manifest::parse(&self.get(&format!("postgres-exports/metadata/{}/{id}.json", id.date())).await).unwrap()
+    }
+
+    /// The dump of a receipt, as a file.
+    pub async fn dump_file(&self, receipt: &Value) -> PathBuf {
+        let key = receipt["artifacts"]["dump"]["key"].as_str().unwrap();
+        let path = self.directory.path().join(format!("{}.dump", receipt["id"].as_str().unwrap()));
+        std::fs::write(&path, self.get(key).await).unwrap();
+        path
+    }
+
+    /// Every key that makes a backup listed.
+    pub fn manifests(&self) -> Vec<String> {
+        let objects = self.store().objects(BUCKET);
+        objects.into_iter().map(|object| object.key).filter(|key| key.contains("/metadata/")).collect()
+    }
+
+    /// Restores a file into a new database with a stock `pg_restore`.
+    pub async fn restore(&self, client: &Installation, file: &Path, database: &str, options: &[&str]) {
+        self.cluster.create_database(database).await.unwrap();
+        let url = self.cluster.url(database);
+        run(client.command("pg_restore").args(["--exit-on-error", "--dbname", &url]).args(options).arg(file));
+    }
+
+    /// The schema as `pg_dump` prints it, without what differs between any two dumps.
+    pub fn schema(&self, client: &Installation, database: &str) -> String {
+        let url = self.cluster.url(database);
+        comparable(&run(client.command("pg_dump").args(["--schema-only", "--dbname", &url])))
+    }
+
+    /// Rows and an order-independent digest of each table, sequence values, and large objects.
+    pub async fn contents(&self, database: &str) -> BTreeMap<String, String> {
+        contents(&self.cluster.connect(database).await.unwrap()).await
+    }
+}
+
+/// Runs a program and expects success; its output.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn comparable(dump: &str) -> String {
+    let differs = |line: &&str| {
+        line.starts_with("\\restrict")
+            || line.starts_with("\\unrestrict")
+            || line.starts_with("-- Dumped")
+            || line.starts_with("-- Started")
+            || line.starts_with("-- Completed")
+            || line.starts_with("SET transaction_timeout")
+    };
+    dump.lines().filter(|line| !differs(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// What a database holds, by SQL alone: independent of everything under test.
+pub async fn contents(client: &tokio_postgres::Client) -> BTreeMap<String, String> {
+    let mut contents = BTreeMap::new();
+    client.batch_execute("SET search_path = ''; SET timezone = 'UTC'; SET extra_float_digits = 3").await.unwrap();
+    let relations = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relkind::text
+                       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                      WHERE c.relkind IN ('r', 'm', 'S') AND (c.relkind <> 'm' OR c.relispopulated) AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'";
+    for row in client.query(relations, &[]).await.unwrap() {
+        let (name, kind): (String, String) = (row.get(0), row.get(1));
+        let sql = if kind == "S" {
+            format!("SELECT pg_catalog.format('%s %s', last_value, is_called) FROM {name}")
+        } else {
+            format!(
+                "SELECT pg_catalog.format('%s rows %s', pg_catalog.count(*),
+                        COALESCE(pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(t::text), 1, 15))::bit(60)::int8), 0))
+                   FROM ONLY {name} t"
+            )
+        };
+        contents.insert(name, client.query_one(&sql, &[]).await.unwrap().get(0));
+    }
+    let objects = "SELECT oid::text, pg_catalog.md5(pg_catalog.lo_get(oid)) FROM pg_catalog.pg_largeobject_metadata";
+    for row in client.query(objects, &[]).await.unwrap() {
+        contents.insert(format!("large object {}", row.get::<_, String>(0)), row.get(1));
+    }
+    contents
+}

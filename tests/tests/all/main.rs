@@ -1,0 +1,8 @@
+//! Flows across functions, on a real PostgreSQL, an S3 server over HTTP and the real function binaries.
+//!
+//! Stock tools are the judges: what an export wrote is restored with `pg_restore` and compared by `pg_dump` and `psql`.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as expected")]
+
+mod bed;
+mod matrix;
+mod schema;
