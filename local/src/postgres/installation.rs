@@ -67,6 +67,12 @@ impl Installation {
         found.next().ok_or_else(|| missing(format!("client of major {major} or later"), candidates(major)))
     }
 
+    /// For a server of unknown version.
+    pub fn newest_client() -> Result<Installation, PostgresError> {
+        let newest = MAJORS.rev().find_map(|major| Self::client(major).ok());
+        newest.ok_or_else(|| missing("client", vec!["/usr/lib/postgresql".into(), ".tools/postgresql".into()]))
+    }
+
     pub fn has_server(&self) -> bool {
         SERVER_TOOLS.iter().all(|tool| self.tools.contains(tool))
     }

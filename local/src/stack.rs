@@ -1,0 +1,229 @@
+//! The whole local stack in one value: S3 with a bucket, PostgreSQL with a database, Lambda with every function registered.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::lambda::{FunctionSpec, LambdaError, LambdaOptions, LambdaServer};
+use crate::postgres::{Cluster, ClusterOptions, Installation, PostgresError};
+use crate::s3::{BucketOptions, DiskError, S3Error, S3Options, S3Server};
+
+/// The bucket that every stack has, with versioning.
+pub const BUCKET: &str = "holdfast-backups";
+/// The database of a stack's own PostgreSQL.
+pub const DATABASE: &str = "media_tool";
+
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    #[error("the functions {names} are not built in {directory}; `cargo build --workspace` builds them")]
+    NotBuilt { names: String, directory: PathBuf },
+    #[error("cannot tell where the function binaries are")]
+    NoProfileDirectory {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the S3 server did not start")]
+    S3 {
+        #[from]
+        source: S3Error,
+    },
+    #[error("cannot create the bucket")]
+    Bucket {
+        #[from]
+        source: DiskError,
+    },
+    #[error("the Lambda endpoint did not start")]
+    Lambda {
+        #[from]
+        source: LambdaError,
+    },
+    #[error("PostgreSQL did not start")]
+    Postgres {
+        #[from]
+        source: PostgresError,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct StackOptions {
+    /// An existing database to export; without it the stack starts a PostgreSQL of its own.
+    pub database_url: Option<String>,
+    /// Keeps the bucket's content over restarts.
+    pub data_dir: Option<PathBuf>,
+    /// 0 takes a free port.
+    pub s3_port: u16,
+    pub lambda_port: u16,
+    /// Major and settings of the stack's own PostgreSQL.
+    pub cluster: ClusterOptions,
+    /// Where the function binaries are; without it, the build profile's directory that this program is in.
+    pub binaries: Option<PathBuf>,
+    /// Writes the functions' log lines to standard error as well.
+    pub echo_logs: bool,
+    /// Added to every function's environment, over what the stack sets.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// What a caller needs to use the stack. As JSON it is the line that `local up` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct Description {
+    pub s3: String,
+    pub lambda: String,
+    pub access_key: String,
+    pub secret_key: String,
+    pub bucket: String,
+    pub region: String,
+    pub database_url: String,
+}
+
+/// One function of the project, as it is deployed here.
+struct Deployment {
+    name: &'static str,
+    timeout: Duration,
+    memory_mb: u32,
+    max_concurrency: Option<u32>,
+    environment: fn(&Description, &Installation) -> Vec<(&'static str, String)>,
+}
+
+/// Every function with what it needs besides the settings that all of them get.
+const FUNCTIONS: &[Deployment] = &[Deployment {
+    name: "scheduled-export",
+    timeout: Duration::from_secs(900),
+    memory_mb: 1769,
+    max_concurrency: None,
+    environment: |stack, client| {
+        vec![("DATABASE_URL", stack.database_url.clone()), ("PG_DUMP", client.tool("pg_dump").display().to_string())]
+    },
+}];
+
+/// A running stack. Dropping it stops everything.
+pub struct Stack {
+    pub lambda: LambdaServer,
+    pub s3: S3Server,
+    /// `None` where the caller brought a database.
+    pub postgres: Option<Cluster>,
+    /// The `pg_dump`, `pg_restore` and `psql` that go with the database.
+    pub client: Installation,
+    pub description: Description,
+}
+
+impl Stack {
+    pub async fn start(options: StackOptions) -> Result<Stack, StackError> {
+        let binaries = match &options.binaries {
+            Some(binaries) => binaries.clone(),
+            None => profile_directory()?,
+        };
+        check_built(&binaries)?;
+
+        let s3_options =
+            S3Options { data_dir: options.data_dir, listen: loopback(options.s3_port), ..S3Options::default() };
+        let (access_key, secret_key) = (s3_options.access_key.clone(), s3_options.secret_key.clone());
+        let region = s3_options.region.clone();
+        let s3 = S3Server::start(s3_options).await?;
+        s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, ..BucketOptions::default() })?;
+        let lambda = LambdaServer::start(LambdaOptions {
+            listen: loopback(options.lambda_port),
+            region: region.clone(),
+            echo_logs: options.echo_logs,
+            ..LambdaOptions::default()
+        })
+        .await?;
+
+        let (postgres, database_url, server_major) = match options.database_url {
+            Some(url) => {
+                let major = server_major(&url).await;
+                (None, url, major)
+            }
+            None => {
+                let cluster = Cluster::start(options.cluster).await?;
+                cluster.create_database(DATABASE).await?;
+                let (url, major) = (cluster.url(DATABASE), cluster.major());
+                (Some(cluster), url, Some(major))
+            }
+        };
+        let client = match server_major {
+            Some(major) => Installation::client_at_least(major)?,
+            None => Installation::newest_client()?,
+        };
+
+        let description = Description {
+            s3: s3.endpoint(),
+            lambda: lambda.endpoint(),
+            access_key,
+            secret_key,
+            bucket: BUCKET.into(),
+            region,
+            database_url,
+        };
+        for deployment in FUNCTIONS {
+            lambda.register(specification(deployment, &binaries, &description, &client, &options.environment));
+        }
+        Ok(Stack { lambda, s3, postgres, client, description })
+    }
+
+    /// Stops the parts in the order in which they depend on each other.
+    pub async fn stop(self) {
+        self.lambda.stop().await;
+        self.s3.stop().await;
+        drop(self.postgres);
+    }
+}
+
+fn specification(
+    deployment: &Deployment,
+    binaries: &Path,
+    stack: &Description,
+    client: &Installation,
+    extra: &BTreeMap<String, String>,
+) -> FunctionSpec {
+    let mut spec = FunctionSpec::new(deployment.name, binaries.join(deployment.name));
+    spec.timeout = deployment.timeout;
+    spec.memory_mb = deployment.memory_mb;
+    spec.max_concurrency = deployment.max_concurrency;
+    let common = [
+        ("ENVIRONMENT", "development".to_owned()),
+        ("BUCKET", stack.bucket.clone()),
+        ("S3_ENDPOINT_URL", stack.s3.clone()),
+        ("S3_FORCE_PATH_STYLE", "true".to_owned()),
+        ("AWS_ENDPOINT_URL_S3", stack.s3.clone()),
+        ("AWS_ACCESS_KEY_ID", stack.access_key.clone()),
+        ("AWS_SECRET_ACCESS_KEY", stack.secret_key.clone()),
+    ];
+    for (name, value) in common.into_iter().chain((deployment.environment)(stack, client)) {
+        spec = spec.env(name, value);
+    }
+    spec.environment.extend(extra.clone());
+    spec
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// `target/<profile>`: this program's directory, or the one above for a test in `deps`.
+fn profile_directory() -> Result<PathBuf, StackError> {
+    let program = std::env::current_exe().map_err(|source| StackError::NoProfileDirectory { source })?;
+    let directory = program.parent().unwrap_or(Path::new("."));
+    let profile = if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
+    Ok(profile.to_owned())
+}
+
+fn check_built(binaries: &Path) -> Result<(), StackError> {
+    let missing: Vec<&str> =
+        FUNCTIONS.iter().map(|deployment| deployment.name).filter(|name| !binaries.join(name).is_file()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StackError::NotBuilt { names: missing.join(", "), directory: binaries.to_owned() })
+}
+
+/// `None` where it cannot be reached from here without TLS: the function will say what is wrong, if anything is.
+async fn server_major(url: &str) -> Option<u16> {
+    let connecting = tokio_postgres::connect(url, tokio_postgres::NoTls);
+    let (client, connection) = tokio::time::timeout(Duration::from_secs(5), connecting).await.ok()?.ok()?;
+    tokio::spawn(connection);
+    let row = client.query_one("select current_setting('server_version_num')::int / 10000", &[]).await.ok()?;
+    u16::try_from(row.get::<_, i32>(0)).ok()
+}
