@@ -20,8 +20,8 @@ has_postgresql() {
 missing=()
 has_postgresql || missing+=(postgresql postgresql-client)
 command -v jq >/dev/null || missing+=(jq)
-[ ${#missing[@]} -eq 0 ] || case " ${missing[*]} " in
-    *" postgresql "*) say "the distribution's package may also start a server of its own on port 5432; it is not used here" ;;
-esac
-[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
+if [ ${#missing[@]} -gt 0 ]; then
+    has_postgresql || say "the distribution's package may also start a server of its own on port 5432; it is not used here"
+    install_packages "${missing[@]}"
+fi
 has_postgresql || fail "PostgreSQL's programs are not in /usr/lib/postgresql/*/bin, although its packages are installed"
