@@ -30,6 +30,7 @@ pub fn session_settings(server_major: u32, lock_timeout: Duration) -> String {
     settings
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 /// What a failed query means to the operator.
 pub fn query_fault(error: QueryError) -> Fault {
     match error.code().map(tokio_postgres::error::SqlState::code) {

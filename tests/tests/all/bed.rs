@@ -38,7 +38,6 @@ fn export_rights() -> Permissions {
     for prefix in ["postgres-exports/", "runs/"] {
         allow.push(on("s3:PutObject", prefix));
         allow.push(on("s3:GetObject", prefix));
-        allow.push(on("s3:GetObjectVersion", prefix));
         allow.push(on("s3:AbortMultipartUpload", prefix));
         allow.push(on("s3:ListMultipartUploadParts", prefix));
     }

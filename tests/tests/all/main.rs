@@ -4,5 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as expected")]
 
 mod bed;
+mod contracts;
 mod matrix;
 mod schema;

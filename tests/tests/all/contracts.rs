@@ -1,0 +1,84 @@
+//! The documents that state a public contract, held against the code.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use holdfast_shared::config::EXPORT_SETTINGS;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap()
+}
+
+fn sources(directory: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+            found.push(code);
+        }
+    }
+}
+
+/// Kebab-case literals that are an argument or a match arm's value: where error codes stand.
+fn codes_in(source: &str) -> impl Iterator<Item = &str> {
+    source.match_indices('"').filter_map(|(at, _)| {
+        let before = source[..at].trim_end().chars().next_back()?;
+        let literal = source[at + 1..].split('"').next()?;
+        let kebab = literal.contains('-')
+            && literal.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && literal.starts_with(|c: char| c.is_ascii_lowercase());
+        (matches!(before, '(' | '>') && kebab).then_some(literal)
+    })
+}
+
+#[test]
+fn every_error_code_is_documented_and_every_documented_code_exists() {
+    const NOT_CODES: [&str; 2] = ["rds-db", "verify-full"];
+    let mut files = Vec::new();
+    for directory in ["shared/src", "functions"] {
+        sources(&root().join(directory), &mut files);
+    }
+    let used: BTreeSet<&str> =
+        files.iter().flat_map(|source| codes_in(source)).filter(|code| !NOT_CODES.contains(code)).collect();
+    let errors = document("docs/errors.md");
+    let rows = errors.lines().filter(|line| line.starts_with("| `"));
+    let documented: BTreeSet<&str> =
+        rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect();
+    let without_dash = ["configuration", "internal"];
+    let missing: Vec<_> = used.difference(&documented).collect();
+    let gone: Vec<_> = documented.difference(&used).filter(|code| !without_dash.contains(code)).collect();
+    assert!(missing.is_empty(), "not in docs/errors.md: {missing:?}");
+    assert!(gone.is_empty(), "in docs/errors.md, and nowhere in the code: {gone:?}");
+}
+
+#[test]
+fn every_setting_is_documented_as_it_is_declared() {
+    let mut table = String::from("| variable | default | meaning |\n| --- | --- | --- |\n");
+    for setting in EXPORT_SETTINGS {
+        let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+        table.push_str(&format!("| `{}` | {default} | {} |\n", setting.name, setting.meaning));
+    }
+    let configuration = document("docs/configuration.md");
+    assert!(configuration.contains(&table), "docs/configuration.md has to hold this table:\n{table}");
+}
+
+#[test]
+fn nothing_private_is_in_the_repository() {
+    // Compared in halves, so that this file does not hold them.
+    let forbidden = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat(), ["BEGIN ", "PRIVATE KEY"].concat()];
+    let listed = std::process::Command::new("git").args(["ls-files"]).current_dir(root()).output().unwrap();
+    assert!(listed.status.success());
+    for name in String::from_utf8(listed.stdout).unwrap().lines() {
+        let Ok(text) = std::fs::read_to_string(root().join(name)) else { continue };
+        for word in &forbidden {
+            assert!(!text.contains(word.as_str()), "{name} holds {word}");
+        }
+    }
+}
