@@ -154,7 +154,7 @@ def _default(name, value):
 
 def _declare(name):
     def change(project):
-        project.declared_settings |= {name}
+        project.declared_settings = {function: names | {name} for function, names in project.declared_settings.items()}
 
     return change
 
@@ -213,7 +213,7 @@ SEEDS = [
     Seed("a declared setting is not set", "setting-not-set", lambda p: _export(p)["Environment"]["Variables"].pop("BUCKET")),
     Seed("a new setting is declared only in the code", "setting-not-set", _declare("SEEDED_SETTING")),
     Seed("a variable is misspelt", "setting-not-declared", lambda p: _export(p)["Environment"]["Variables"].update(BUKCET="x")),
-    Seed("config.rs declares nothing", "setting-declared", lambda p: setattr(p, "declared_settings", frozenset())),
+    Seed("the configuration declares nothing", "setting-declared", lambda p: setattr(p, "declared_settings", {})),
     Seed("no log group", "log-group", lambda p: _export(p).pop("LoggingConfig")),
     Seed("logs kept for ever", "log-group", _log_for_ever),
     Seed("no failure destination", "on-failure", lambda p: _export(p)["EventInvokeConfig"].pop("DestinationConfig")),
@@ -312,7 +312,9 @@ def own_rules(tally, project):
 
 def seeded(tally, project):
     # A state in which code and templates agree, so that what is found here does not depend on what is wrong today.
-    set_today = frozenset(name for _, _, function in project.resources(rules.FUNCTION) for name in rules.variables(function))
+    set_today = {
+        rules.function_name(name): frozenset(rules.variables(function)) for _, name, function in project.resources(rules.FUNCTION)
+    }
     project = dataclasses.replace(project, declared_settings=set_today)
     before = set(rules.findings(project))
     for seed in SEEDS:

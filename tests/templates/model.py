@@ -47,7 +47,7 @@ class Project:
 
     templates: dict[str, dict]
     samconfig: dict
-    declared_settings: frozenset[str]
+    declared_settings: dict[str, frozenset[str]]
     deploy_doc: str
 
     @classmethod
@@ -135,8 +135,15 @@ def statements(policy):
         yield from branches(statement)
 
 
-def declared_settings(directory: Path) -> frozenset[str]:
-    """The names in the `settings!` table of shared/src/config.rs."""
-    source = directory / "shared" / "src" / "config.rs"
-    table = re.search(r"^settings! \{\n(.*?)^\}", source.read_text() if source.exists() else "", re.DOTALL | re.MULTILINE)
-    return frozenset(re.findall(r'^\s*[A-Z0-9_]+ = "([A-Z0-9_]+)",', table[1], re.MULTILINE)) if table else frozenset()
+def declared_settings(directory: Path) -> dict[str, frozenset[str]]:
+    """By function, the names in the `settings!` lists of shared/src/config that `FUNCTIONS` gives it."""
+    lists = {}
+    for source in sorted((directory / "shared" / "src" / "config").glob("*.rs")):
+        for name, table in re.findall(r"^settings! \{ ?(?:\n\s*)?([A-Z_]+) \{\n(.*?)^\s*\}", source.read_text(), re.DOTALL | re.MULTILINE):
+            lists[name] = frozenset(re.findall(r'^\s*[A-Z0-9_]+ = "([A-Z0-9_]+)",', table, re.MULTILINE))
+    module = directory / "shared" / "src" / "config" / "mod.rs"
+    functions = re.findall(r'\("([a-z-]+)",\s*&\[([^\]]*)\]\)', module.read_text()) if module.exists() else []
+    return {
+        function: frozenset().union(*(lists[name] for name in re.findall(r"[A-Z_]+", names) if name in lists))
+        for function, names in functions
+    }

@@ -31,15 +31,21 @@ def variables(function):
     return function["Properties"].get("Environment", {}).get("Variables", {})
 
 
+def function_name(logical_id):
+    """ScheduledExport is the function scheduled-export."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", logical_id).lower()
+
+
 @rule
 def settings_agree(project):
     if not project.declared_settings:
-        yield Finding("setting-declared", "shared/src/config.rs", "no declared settings found")
+        yield Finding("setting-declared", "shared/src/config", "no declared settings found")
     for path, name, function in project.resources(FUNCTION):
-        for missing in sorted(project.declared_settings - set(variables(function))):
-            yield Finding("setting-not-set", at(path, name), f"{missing} is declared in shared/src/config.rs and not set")
-        for unknown in sorted(set(variables(function)) - project.declared_settings):
-            yield Finding("setting-not-declared", at(path, name), f"{unknown} is set and not declared in shared/src/config.rs")
+        declared = project.declared_settings.get(function_name(name), frozenset())
+        for missing in sorted(declared - set(variables(function))):
+            yield Finding("setting-not-set", at(path, name), f"{missing} is declared in shared/src/config and not set")
+        for unknown in sorted(set(variables(function)) - declared):
+            yield Finding("setting-not-declared", at(path, name), f"{unknown} is set and not declared in shared/src/config")
 
 
 @rule
