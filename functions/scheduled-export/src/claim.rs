@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
-use holdfast_shared::fault::Fault;
+use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::store::client::Condition;
 use holdfast_shared::store::lease::{Acquired, Lease, LeaseRecord, UploadRecord};
 use holdfast_shared::store::{PutOutcome, Store};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -20,6 +21,9 @@ const MAX_ID_STEPS: usize = 120;
 struct ClaimRecord {
     event_key: String,
     backup_id: BackupId,
+    /// Invocation and time: no two deliveries write the same, and so each knows its own write again.
+    claimed_by: String,
+    claimed_at: Timestamp,
 }
 
 pub enum Claim {
@@ -32,8 +36,7 @@ pub enum Claim {
 pub struct Run {
     pub id: BackupId,
     pub lease: Lease,
-    /// Whether an earlier attempt at the same id may have left an object behind.
-    pub resumed: bool,
+    /// What a run that died left behind.
     pub left_over: Option<UploadRecord>,
 }
 
@@ -49,27 +52,32 @@ pub async fn claim(
     request_id: &str,
     give_up_at: Instant,
 ) -> Result<Claim, Fault> {
-    let (id, resumed) = claim_id(store, request).await?;
-    if resumed && let Some(manifest) = read_manifest(store, id).await? {
-        return Ok(Claim::Duplicate(Box::new(manifest)));
+    let (id, seen) = claim_id(store, request, request_id).await?;
+    if seen && let Some(manifest) = own_manifest(store, request, id).await? {
+        return Ok(Claim::Duplicate(manifest));
     }
     loop {
         match store.acquire_lease(lease_key.clone(), id, &request.event_key, request_id).await? {
             Acquired::Lease { lease, left_over } => {
-                // The run that held it may have ended well in between.
-                if resumed && let Some(manifest) = read_manifest(store, id).await? {
-                    lease.release(store).await?;
-                    return Ok(Claim::Duplicate(Box::new(manifest)));
+                // Another delivery's run may have ended well in between, even where this one made the claim.
+                let ended = own_manifest(store, request, id).await;
+                if let Ok(None) = ended {
+                    return Ok(Claim::Run(Box::new(Run { id, lease, left_over })));
                 }
-                return Ok(Claim::Run(Box::new(Run { id, lease, resumed, left_over })));
+                if let Err(error) = lease.release(store).await {
+                    tracing::info!(reason = chain(&error), "the lease was not given back, and will expire");
+                }
+                if let Some(manifest) = ended? {
+                    return Ok(Claim::Duplicate(manifest));
+                }
             }
             Acquired::HeldBy(holder) if holder.event_key == request.event_key => {
                 if Instant::now() + POLL_INTERVAL >= give_up_at {
                     return Err(in_progress(&holder));
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
-                if let Some(manifest) = read_manifest(store, id).await? {
-                    return Ok(Claim::Duplicate(Box::new(manifest)));
+                if let Some(manifest) = own_manifest(store, request, id).await? {
+                    return Ok(Claim::Duplicate(manifest));
                 }
             }
             Acquired::HeldBy(holder) => return Err(held(&holder)),
@@ -78,7 +86,7 @@ pub async fn claim(
 }
 
 /// The id of the event's backup, and whether it had been claimed before.
-async fn claim_id(store: &Store, request: &ExportRequest) -> Result<(BackupId, bool), Fault> {
+async fn claim_id(store: &Store, request: &ExportRequest, request_id: &str) -> Result<(BackupId, bool), Fault> {
     let event = ObjectKey::Event(hex::encode(&Sha256::digest(request.event_key.as_bytes())[..16]));
     // An id of the clock differs between deliveries: what the first one chose is written down.
     if request.from_clock
@@ -86,11 +94,11 @@ async fn claim_id(store: &Store, request: &ExportRequest) -> Result<(BackupId, b
     {
         return Ok((parse(&event, &json)?.backup_id, true));
     }
-    let (id, seen) = walk_ids(store, request).await?;
+    let (id, seen) = walk_ids(store, request, request_id).await?;
     if !request.from_clock {
         return Ok((id, seen));
     }
-    match store.put_if(&event, record(request, id), Condition::Absent).await? {
+    match store.put_if(&event, record(request, request_id, id), Condition::Absent).await? {
         PutOutcome::Written { .. } => Ok((id, seen)),
         PutOutcome::Refused => match store.get(&event).await? {
             Some((json, _)) => Ok((parse(&event, &json)?.backup_id, true)),
@@ -100,11 +108,13 @@ async fn claim_id(store: &Store, request: &ExportRequest) -> Result<(BackupId, b
 }
 
 /// The first id from the proposed one on that is free, or already this event's.
-async fn walk_ids(store: &Store, request: &ExportRequest) -> Result<(BackupId, bool), Fault> {
+async fn walk_ids(store: &Store, request: &ExportRequest, request_id: &str) -> Result<(BackupId, bool), Fault> {
     let mut id = request.proposed_id;
     for _ in 0..MAX_ID_STEPS {
         let key = ObjectKey::Claim(id);
-        if let PutOutcome::Written { .. } = store.put_if(&key, record(request, id), Condition::Absent).await? {
+        if let PutOutcome::Written { .. } =
+            store.put_if(&key, record(request, request_id, id), Condition::Absent).await?
+        {
             return Ok((id, false));
         }
         if let Some((json, _)) = store.get(&key).await?
@@ -117,8 +127,13 @@ async fn walk_ids(store: &Store, request: &ExportRequest) -> Result<(BackupId, b
     Err(Fault::new("backup-id-taken", format!("{} and the {MAX_ID_STEPS} ids after it are taken", request.proposed_id)))
 }
 
-fn record(request: &ExportRequest, id: BackupId) -> bytes::Bytes {
-    let record = ClaimRecord { event_key: request.event_key.clone(), backup_id: id };
+fn record(request: &ExportRequest, request_id: &str, id: BackupId) -> bytes::Bytes {
+    let record = ClaimRecord {
+        event_key: request.event_key.clone(),
+        backup_id: id,
+        claimed_by: request_id.to_owned(),
+        claimed_at: Timestamp::now(),
+    };
     serde_json::to_vec(&record).unwrap_or_default().into()
 }
 
@@ -127,13 +142,19 @@ fn parse(key: &ObjectKey, json: &[u8]) -> Result<ClaimRecord, Fault> {
         .map_err(|error| Fault::from_error("claim-unreadable", &error).with_context(&key.to_string()))
 }
 
-async fn read_manifest(store: &Store, id: BackupId) -> Result<Option<Manifest>, Fault> {
+/// The manifest of this event's backup, if it is there.
+///
+/// # Errors
+/// `backup-already-exists` where the id is another event's: its dump is not to be touched.
+async fn own_manifest(store: &Store, request: &ExportRequest, id: BackupId) -> Result<Option<Box<Manifest>>, Fault> {
     let key = ObjectKey::Manifest(id);
-    match store.get(&key).await? {
-        None => Ok(None),
-        Some((json, _)) => Manifest::parse(&json)
-            .map(Some)
-            .map_err(|error| Fault::from_error("manifest-unreadable", &error).with_context(&key.to_string())),
+    let Some((json, _)) = store.get(&key).await? else { return Ok(None) };
+    let manifest = Manifest::parse(&json)
+        .map_err(|error| Fault::from_error("manifest-unreadable", &error).with_context(&key.to_string()))?;
+    if manifest.event_key == request.event_key {
+        Ok(Some(Box::new(manifest)))
+    } else {
+        Err(Fault::new("backup-already-exists", format!("{key} is another event's: {}", manifest.event_key)))
     }
 }
 

@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use crate::assembly::Mark;
 use crate::carry_out::Carried;
+use crate::keeper::Ledger;
 use crate::observe::Observed;
 use crate::read::Source;
 use crate::request::ExportRequest;
@@ -42,6 +43,7 @@ pub struct Committing<'a> {
     pub data_began: Instant,
     /// The ETag of what an earlier attempt at this id left under the key.
     pub replaces: Option<String>,
+    pub ledger: &'a Ledger,
 }
 
 /// Where one entry's block lies, and its pieces.
@@ -78,6 +80,8 @@ impl Committing<'_> {
         })?;
         self.read_back(&stored, layout.size_bytes, &head, &toc, &placed).await?;
 
+        // No manifest without the lease: whoever took it over may be replacing the object that was just read.
+        self.ledger.record(None).await;
         let manifest = self.manifest(carried, &stored, placed, &toc, commit_began);
         let key = ObjectKey::Manifest(self.id);
         match self.store.put_if(&key, manifest.render().into(), Condition::Absent).await? {

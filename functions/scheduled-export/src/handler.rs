@@ -1,32 +1,34 @@
 //! One invocation: understand, claim, observe, plan, carry out, commit.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_shared::config::ExportConfig;
-use holdfast_shared::domain::{Manifest, ObjectKey};
-use holdfast_shared::fault::Fault;
+use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
+use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::notify::Notifier;
 use holdfast_shared::postgres::connect::Connector;
 use holdfast_shared::postgres::credentials;
 use holdfast_shared::store::Store;
-use holdfast_shared::store::lease::{Lease, RENEWAL_INTERVAL, UploadRecord};
+use holdfast_shared::store::lease::{Lease, UploadRecord};
 use holdfast_shared::store::upload::Upload;
 use holdfast_shared::telemetry::{Unit, emit_metrics};
 use jiff::Timestamp;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::carry_out::{carry_out, plan};
 use crate::claim::{Claim, Run, claim};
 use crate::commit::Committing;
+use crate::keeper::{Ledger, keep, ledger};
 use crate::observe::observe;
 use crate::request::{ExportRequest, Request, understand};
 
 const APPLICATION_NAME: &str = "holdfast export";
-/// How long the end of a failed run may take to abort its upload and let go of its lease.
-const CLEANUP_LIMIT: Duration = Duration::from_secs(10);
+/// How long a run's end may wait to abort its upload, and again to let go of its lease: less than the margin.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(8);
 
 pub struct Function {
     pub config: ExportConfig,
@@ -55,34 +57,49 @@ impl Function {
             give_up_at: started + remaining.saturating_sub(self.config.deadline_margin),
             margin: self.config.deadline_margin,
         };
-        let result = match understand(&event.payload, &invocation.request_id, Timestamp::now(), &self.config.selection)
-        {
-            Ok(Request::Nothing { reason }) => {
-                tracing::info!(reason, "nothing to do");
-                return Ok(json!({"status": "ignored", "reason": reason}));
+        // At error level, so that it is there whatever level is logged.
+        let span = tracing::error_span!("export", backup_id = Empty, request_id = invocation.request_id);
+        let handled = async {
+            let result = self.respond(&event.payload, &invocation).await;
+            if let Err(fault) = &result {
+                self.report_failure(fault).await;
             }
-            Ok(Request::Export(request)) => self.export(&request, &invocation).await,
-            Err(fault) => Err(fault),
+            result
         };
-        if let Err(fault) = &result {
-            self.report_failure(fault).await;
-        }
-        result
+        handled.instrument(span).await
     }
 
-    async fn export(&self, request: &ExportRequest, invocation: &Invocation) -> Result<Value, Fault> {
-        let target = credentials::resolve(&self.config.database, &self.aws).await?;
-        let lease_key =
-            ObjectKey::Lease { environment: self.config.environment.clone(), database: target.database.clone() };
-        let connector = Connector::new(target, APPLICATION_NAME)?;
-        match claim(&self.store, request, &lease_key, &invocation.request_id, invocation.give_up_at).await? {
+    async fn respond(&self, event: &Value, invocation: &Invocation) -> Result<Value, Fault> {
+        match understand(event, &invocation.request_id, Timestamp::now(), &self.config.selection)? {
+            Request::Nothing { reason } => {
+                tracing::info!(reason, "nothing to do");
+                Ok(json!({"status": "ignored", "reason": reason}))
+            }
+            Request::Export(request) => self.export(request, invocation).await,
+        }
+    }
+
+    async fn export(&self, request: ExportRequest, invocation: &Invocation) -> Result<Value, Fault> {
+        let claiming = async {
+            let target = credentials::resolve(&self.config.database, &self.aws).await?;
+            let environment = self.config.environment.clone();
+            let request = request.of_database(&environment, &target.database);
+            let lease_key = ObjectKey::Lease { environment, database: target.database.clone() };
+            let connector = Connector::new(target, APPLICATION_NAME)?;
+            let claim = claim(&self.store, &request, &lease_key, &invocation.request_id, invocation.give_up_at).await?;
+            Ok::<_, Fault>((request, connector, claim))
+        };
+        let claimed = tokio::time::timeout_at(invocation.give_up_at.into(), claiming).await;
+        let (request, connector, claim) = claimed.map_err(|_| deadline_fault(invocation, None))??;
+        match claim {
             Claim::Duplicate(manifest) => {
-                tracing::info!(backup_id = %manifest.timestamp, "this event's backup exists already");
+                tracing::Span::current().record("backup_id", tracing::field::display(manifest.timestamp));
+                tracing::info!("this event's backup exists already");
                 Ok(receipt(&manifest, true))
             }
             Claim::Run(run) => {
-                let span = tracing::info_span!("export", backup_id = %run.id, request_id = invocation.request_id);
-                self.run(request, invocation, &connector, *run).instrument(span).await
+                tracing::Span::current().record("backup_id", tracing::field::display(run.id));
+                self.run(&request, invocation, &connector, *run).await
             }
         }
     }
@@ -96,101 +113,82 @@ impl Function {
     ) -> Result<Value, Fault> {
         let mut lease = run.lease;
         tracing::info!(purpose = request.purpose, created_by = request.created_by, "export begins");
-        let attempt =
-            self.attempt(request, invocation, connector, &mut lease, run.id, run.resumed, run.left_over).await;
+        let attempt = self.attempt(request, invocation, connector, &mut lease, run.id, run.left_over).await;
         // The lease goes last: whoever waits for it may start at once.
-        match attempt {
-            Ok(manifest) => {
-                if let Err(error) = lease.set_upload(&self.store, None).await {
-                    tracing::warn!(
-                        error = holdfast_shared::fault::chain(&error),
-                        "the lease was not given back cleanly"
-                    );
-                } else if let Err(error) = lease.release(&self.store).await {
-                    tracing::warn!(error = holdfast_shared::fault::chain(&error), "the lease was not given back");
-                }
-                self.report_success(&manifest).await;
-                Ok(receipt(&manifest, false))
-            }
-            Err(fault) => {
-                let released = tokio::time::timeout(CLEANUP_LIMIT, lease.release(&self.store)).await;
-                if !matches!(released, Ok(Ok(()))) {
-                    tracing::info!("the lease was not given back, and will expire");
-                }
-                Err(fault)
-            }
+        let released = tokio::time::timeout(CLEANUP_LIMIT, lease.release(&self.store)).await;
+        if !matches!(released, Ok(Ok(()))) {
+            let reason = match released {
+                Ok(Err(error)) => chain(&error),
+                _ => "no answer in time".to_owned(),
+            };
+            tracing::info!(reason, "the lease was not given back, and will expire");
         }
+        let manifest = attempt?;
+        self.report_success(&manifest).await;
+        Ok(receipt(&manifest, false))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of a run, taken apart so that the lease outlives the attempt"
-    )]
+    /// Makes the backup, or leaves nothing behind: what it cannot abort stands in the lease.
     async fn attempt(
         &self,
         request: &ExportRequest,
         invocation: &Invocation,
         connector: &Connector,
         lease: &mut Lease,
-        id: holdfast_shared::domain::BackupId,
-        resumed: bool,
+        id: BackupId,
         left_over: Option<UploadRecord>,
     ) -> Result<Manifest, Fault> {
-        if let Some(upload) = left_over {
-            self.store.abort_upload(&upload.key, &upload.upload_id).await?;
-            tracing::info!(key = upload.key, "aborted the upload of a run that died");
-            lease.set_upload(&self.store, None).await?;
-        }
-        let upload_slot: std::sync::OnceLock<Arc<Upload>> = std::sync::OnceLock::new();
-        let (lease_commands, mut lease_requests) = tokio::sync::mpsc::channel::<LeaseCommand>(1);
-        let export = self.produce(request, invocation, connector, id, resumed, &upload_slot, lease_commands);
-        let guard = keep_lease(lease, &self.store, &mut lease_requests);
-        let deadline = tokio::time::sleep_until(invocation.give_up_at.into());
-        let result = tokio::select! {
-            result = export => result,
-            fault = guard => Err(fault),
-            () = deadline => Err(deadline_fault(invocation, upload_slot.get())),
-        };
-        let Err(fault) = result else { return result };
-        if let Some(upload) = upload_slot.get() {
-            match tokio::time::timeout(CLEANUP_LIMIT, upload.abort()).await {
-                Ok(Ok(())) => {
-                    let _ = tokio::time::timeout(CLEANUP_LIMIT, lease.set_upload(&self.store, None)).await;
+        let upload_slot = OnceLock::new();
+        let result = {
+            let (ledger, mut entries) = ledger();
+            let export = async {
+                if let Some(upload) = left_over {
+                    match self.store.abort_upload(&upload.key, &upload.upload_id).await {
+                        Ok(()) => tracing::info!(key = upload.key, "aborted the upload of a run that died"),
+                        // A backup is worth more than the sweep, which the bucket's lifecycle does as well.
+                        Err(error) => {
+                            tracing::warn!(key = upload.key, error = chain(&error), "a dead run's upload stays");
+                        }
+                    }
                 }
+                self.produce(request, invocation, connector, id, &upload_slot, &ledger).await
+            };
+            tokio::select! {
+                result = export => result,
+                fault = keep(lease, &self.store, &mut entries) => Err(fault),
+                () = tokio::time::sleep_until(invocation.give_up_at.into()) => {
+                    Err(deadline_fault(invocation, upload_slot.get()))
+                }
+            }
+        };
+        if result.is_err()
+            && let Some(upload) = upload_slot.get()
+        {
+            match tokio::time::timeout(CLEANUP_LIMIT, upload.abort()).await {
+                Ok(Ok(())) => lease.forget_upload(),
                 _ => tracing::info!(key = upload.key(), "the upload could not be aborted; the next run will"),
             }
         }
-        Err(fault)
+        result
     }
 
-    #[expect(clippy::too_many_arguments, reason = "see attempt")]
     async fn produce(
         &self,
         request: &ExportRequest,
         invocation: &Invocation,
         connector: &Connector,
-        id: holdfast_shared::domain::BackupId,
-        resumed: bool,
-        upload_slot: &std::sync::OnceLock<Arc<Upload>>,
-        lease_commands: tokio::sync::mpsc::Sender<LeaseCommand>,
+        id: BackupId,
+        upload_slot: &OnceLock<Arc<Upload>>,
+        ledger: &Ledger,
     ) -> Result<Manifest, Fault> {
         let key = ObjectKey::Dump(id);
-        // Without a backup of this id, what lies under its key is an earlier attempt's.
-        let replaces = async {
-            if resumed {
-                Ok(self.store.head(&self.store.key(&key)).await?.map(|facts| facts.etag))
-            } else {
-                Ok::<_, Fault>(None)
-            }
-        };
+        // The id is this event's and has no manifest: what lies under its key is an earlier attempt's.
+        let replaces = async { Ok(self.store.head(&self.store.key(&key)).await?.map(|facts| facts.etag)) };
         let begin = async {
             let upload = Arc::new(self.store.begin_upload(&key).await?);
             let _ = upload_slot.set(Arc::clone(&upload));
-            let (done, written) = tokio::sync::oneshot::channel();
-            let record = UploadRecord { key: upload.key().to_owned(), upload_id: upload.id().to_owned() };
-            // If nobody answers, the lease is lost, and the run ends for that reason.
-            let _ = lease_commands.send(LeaseCommand { upload: record, done }).await;
-            let _ = written.await;
+            // Before its first part: an upload that no lease names is empty.
+            ledger.record(Some(UploadRecord { key: upload.key().to_owned(), upload_id: upload.id().to_owned() })).await;
             Ok::<_, Fault>(upload)
         };
         let observation = observe(&self.config, &request.selection, connector);
@@ -229,6 +227,7 @@ impl Function {
             started: invocation.started,
             data_began,
             replaces,
+            ledger,
         };
         committing.commit(&carried, &upload).await
     }
@@ -265,35 +264,6 @@ impl Function {
     }
 }
 
-/// Asks the lease's keeper to write the upload down.
-struct LeaseCommand {
-    upload: UploadRecord,
-    done: tokio::sync::oneshot::Sender<()>,
-}
-
-/// Renews the lease until it is lost; ends with the reason.
-async fn keep_lease(
-    lease: &mut Lease,
-    store: &Store,
-    requests: &mut tokio::sync::mpsc::Receiver<LeaseCommand>,
-) -> Fault {
-    let mut interval = tokio::time::interval(RENEWAL_INTERVAL);
-    interval.tick().await;
-    loop {
-        let result = tokio::select! {
-            _ = interval.tick() => lease.renew(store).await,
-            Some(command) = requests.recv() => {
-                let result = lease.set_upload(store, Some(command.upload)).await;
-                let _ = command.done.send(());
-                result
-            }
-        };
-        if let Err(error) = result {
-            return error.into();
-        }
-    }
-}
-
 fn deadline_fault(invocation: &Invocation, upload: Option<&Arc<Upload>>) -> Fault {
     let stored = upload.map_or(0, |upload| upload.uploaded_bytes()) as f64 / 1e6;
     Fault::new(
@@ -311,7 +281,7 @@ fn deadline_fault(invocation: &Invocation, upload: Option<&Arc<Upload>>) -> Faul
 fn receipt(manifest: &Manifest, duplicate: bool) -> Value {
     json!({
         "id": manifest.timestamp,
-        "status": "complete",
+        "status": manifest.state,
         "duplicate": duplicate,
         "environment": manifest.environment,
         "database": manifest.source.database,

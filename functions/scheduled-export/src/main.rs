@@ -5,6 +5,7 @@ mod carry_out;
 mod claim;
 mod commit;
 mod handler;
+mod keeper;
 mod observe;
 mod read;
 mod request;

@@ -1,7 +1,7 @@
 //! What one invocation is asked to do, and the identity under which a redelivery is recognised.
 
 use holdfast_shared::domain::manifest::Selection;
-use holdfast_shared::domain::{BackupId, TablePattern};
+use holdfast_shared::domain::{BackupId, Environment, TablePattern};
 use holdfast_shared::event::{Alarm, AlarmState, EventError, Trigger, parse};
 use holdfast_shared::fault::Fault;
 use jiff::Timestamp;
@@ -32,6 +32,15 @@ pub struct ExportRequest {
     pub notes: Option<String>,
     pub created_by: String,
     pub selection: Selection,
+}
+
+impl ExportRequest {
+    /// One event may start exports of several databases into one bucket: each has an identity of its own.
+    #[must_use]
+    pub fn of_database(mut self, environment: &Environment, database: &str) -> Self {
+        self.event_key = format!("{environment}/{database} {}", self.event_key);
+        self
+    }
 }
 
 /// The direct request. docs/events.md.

@@ -18,6 +18,13 @@ const ATTEMPTS: u32 = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A part of 8 MiB at 1 Mbit/s takes 67 s; slower than that the attempt counts as hung.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
+/// The same for small objects and for requests without a body: several attempts fit into the life of a lease.
+const SMALL_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before a conditional write is tried again that met another one under way; doubled each time.
+const CONFLICT_PAUSE: Duration = Duration::from_millis(100);
+const CONFLICT_ATTEMPTS: u32 = 5;
+/// A body that breaks off is read anew so often; the SDK retries only up to the response's head.
+const BODY_ATTEMPTS: u32 = 3;
 
 #[derive(Clone)]
 pub struct Store {
@@ -119,12 +126,25 @@ impl Store {
         move |error| StoreError::from_sdk(operation, &self.config.bucket, key, error)
     }
 
+    /// An attempt's time limit for one request, in place of the client's.
+    pub(super) fn attempt_timeout(limit: Duration) -> aws_sdk_s3::config::Builder {
+        aws_sdk_s3::config::Builder::new().timeout_config(
+            TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(limit).build(),
+        )
+    }
+
+    pub(super) fn small() -> aws_sdk_s3::config::Builder {
+        Self::attempt_timeout(SMALL_ATTEMPT_TIMEOUT)
+    }
+
     /// The encryption to ask for; `None` leaves it to the bucket.
     pub(super) fn encryption(&self) -> Option<ServerSideEncryption> {
         self.config.kms_key_id.as_ref().map(|_| ServerSideEncryption::AwsKms)
     }
 
     /// Writes a small object under a condition. Of writers that race, one wins.
+    ///
+    /// A write whose answer was lost is told from a refusal by its content: no two runs may write the same.
     pub async fn put_if(
         &self,
         key: &ObjectKey,
@@ -132,47 +152,59 @@ impl Store {
         condition: Condition<'_>,
     ) -> Result<PutOutcome, StoreError> {
         let path = self.key(key);
-        let mut request = self
-            .client
-            .put_object()
-            .bucket(&self.config.bucket)
-            .key(&path)
-            .content_type(key.content_type())
-            .set_server_side_encryption(self.encryption())
-            .set_ssekms_key_id(self.config.kms_key_id.clone())
-            .set_checksum_algorithm(self.config.checksum.sdk())
-            .body(ByteStream::from(body.clone()));
-        request = match condition {
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Etag(etag) => request.if_match(etag),
-        };
-        match request.send().await.map_err(self.error("PutObject", &path)) {
-            Ok(output) => Ok(PutOutcome::Written { etag: output.e_tag.unwrap_or_default() }),
-            Err(error) if error.is_precondition_failed() => {
-                // A retry after a lost response meets what the first attempt wrote.
-                match self.get(key).await? {
-                    Some((present, etag)) if present == body => Ok(PutOutcome::Written { etag }),
-                    _ => Ok(PutOutcome::Refused),
+        let mut pause = CONFLICT_PAUSE;
+        for attempt in 1.. {
+            let request = self
+                .client
+                .put_object()
+                .bucket(&self.config.bucket)
+                .key(&path)
+                .content_type(key.content_type())
+                .set_server_side_encryption(self.encryption())
+                .set_ssekms_key_id(self.config.kms_key_id.clone())
+                .set_checksum_algorithm(self.config.checksum.sdk())
+                .body(ByteStream::from(body.clone()));
+            let request = match condition {
+                Condition::Absent => request.if_none_match("*"),
+                Condition::Etag(etag) => request.if_match(etag),
+            };
+            let sent = request.customize().config_override(Self::small()).send().await;
+            match sent.map_err(self.error("PutObject", &path)) {
+                Ok(output) => return Ok(PutOutcome::Written { etag: output.e_tag.unwrap_or_default() }),
+                Err(error) if error.is_precondition_failed() => {
+                    return Ok(match self.get_present(key).await? {
+                        Some((present, etag)) if present == body => PutOutcome::Written { etag },
+                        _ => PutOutcome::Refused,
+                    });
                 }
+                // Over a version that is gone altogether.
+                Err(error) if error.is_absent() && matches!(condition, Condition::Etag(_)) => break,
+                Err(error) if error.is_conflict() && attempt < CONFLICT_ATTEMPTS => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
         }
+        Ok(PutOutcome::Refused)
     }
 
     /// A small object's content and ETag; `None` where there is none, or the caller may not know.
     pub async fn get(&self, key: &ObjectKey) -> Result<Option<(Bytes, String)>, StoreError> {
-        let path = self.key(key);
-        let output = self.client.get_object().bucket(&self.config.bucket).key(&path).send().await;
-        let output = match output.map_err(self.error("GetObject", &path)) {
-            Ok(output) => output,
-            Err(error) if error.is_absent_or_hidden() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let etag = output.e_tag.unwrap_or_default();
-        let body = output.body.collect().await.map_err(|error| {
-            StoreError::unexpected("GetObject", &self.config.bucket, &path, crate::fault::chain(&error))
-        })?;
-        Ok(Some((body.into_bytes(), etag)))
+        match self.read(&self.key(key), None, None).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_absent_or_hidden() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same for an object that has just been met: if it cannot be read, that is an error.
+    pub async fn get_present(&self, key: &ObjectKey) -> Result<Option<(Bytes, String)>, StoreError> {
+        match self.read(&self.key(key), None, None).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is_absent() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// `len` bytes from `offset`, of one version where it is given.
@@ -183,20 +215,34 @@ impl Store {
         offset: u64,
         len: u64,
     ) -> Result<Bytes, StoreError> {
-        let output = self
-            .client
-            .get_object()
-            .bucket(&self.config.bucket)
-            .key(key)
-            .set_version_id(version_id.map(str::to_owned))
-            .range(format!("bytes={offset}-{}", offset + len.max(1) - 1))
-            .send()
-            .await
-            .map_err(self.error("GetObject", key))?;
-        let body = output.body.collect().await.map_err(|error| {
-            StoreError::unexpected("GetObject", &self.config.bucket, key, crate::fault::chain(&error))
-        })?;
-        Ok(body.into_bytes())
+        let range = format!("bytes={offset}-{}", offset + len.max(1) - 1);
+        self.read(key, version_id, Some(range)).await.map(|(body, _)| body)
+    }
+
+    /// Content and ETag.
+    async fn read(
+        &self,
+        key: &str,
+        version_id: Option<&str>,
+        range: Option<String>,
+    ) -> Result<(Bytes, String), StoreError> {
+        let mut attempt = 1;
+        loop {
+            let request = self.client.get_object().bucket(&self.config.bucket).key(key);
+            let request = request.set_version_id(version_id.map(str::to_owned)).set_range(range.clone());
+            let sent = request.customize().config_override(Self::small()).send().await;
+            let output = sent.map_err(self.error("GetObject", key))?;
+            let etag = output.e_tag.unwrap_or_default();
+            let problem = match tokio::time::timeout(ATTEMPT_TIMEOUT, output.body.collect()).await {
+                Ok(Ok(body)) => return Ok((body.into_bytes(), etag)),
+                Ok(Err(error)) => crate::fault::chain(&error),
+                Err(_) => format!("no end of the body within {} s", ATTEMPT_TIMEOUT.as_secs()),
+            };
+            if attempt == BODY_ATTEMPTS {
+                return Err(StoreError::broken_off("GetObject", &self.config.bucket, key, problem));
+            }
+            attempt += 1;
+        }
     }
 
     /// `None` where there is no such object, or the caller may not know.
@@ -205,7 +251,8 @@ impl Store {
         if self.config.checksum != ObjectChecksum::None {
             request = request.checksum_mode(ChecksumMode::Enabled);
         }
-        let output = match request.send().await.map_err(self.error("HeadObject", key)) {
+        let sent = request.customize().config_override(Self::small()).send().await;
+        let output = match sent.map_err(self.error("HeadObject", key)) {
             Ok(output) => output,
             Err(error) if error.is_absent_or_hidden() => return Ok(None),
             Err(error) => return Err(error),

@@ -33,20 +33,35 @@ impl StoreError {
         }
     }
 
-    /// Something that is wrong though every call succeeded.
+    /// Something that is wrong though the call succeeded.
     pub fn unexpected(operation: &'static str, bucket: &str, key: &str, problem: impl Into<String>) -> Self {
         let source: Box<dyn std::error::Error + Send + Sync> = problem.into().into();
-        Self { operation, bucket: bucket.to_owned(), key: key.to_owned(), status: None, code: None, source }
+        Self { operation, bucket: bucket.to_owned(), key: key.to_owned(), status: Some(200), code: None, source }
+    }
+
+    /// An answer that did not come to its end.
+    pub fn broken_off(operation: &'static str, bucket: &str, key: &str, problem: impl Into<String>) -> Self {
+        Self { status: None, ..Self::unexpected(operation, bucket, key, problem) }
+    }
+
+    /// No object there, as far as the store says.
+    pub fn is_absent(&self) -> bool {
+        self.status == Some(404) && self.code.as_deref() != Some("NoSuchBucket")
     }
 
     /// No object there; or none that a caller without `s3:ListBucket` is told of, which S3 answers with 403.
     pub fn is_absent_or_hidden(&self) -> bool {
-        self.status == Some(404) && self.code.as_deref() != Some("NoSuchBucket")
+        self.is_absent()
             || self.status == Some(403) && matches!(self.code.as_deref(), None | Some("AccessDenied" | "Forbidden"))
     }
 
     pub fn is_precondition_failed(&self) -> bool {
-        matches!(self.status, Some(412 | 409)) && self.code.as_deref() != Some("BucketAlreadyExists")
+        self.status == Some(412)
+    }
+
+    /// Another write of the same key was under way: nothing is decided.
+    pub fn is_conflict(&self) -> bool {
+        self.status == Some(409)
     }
 
     pub fn is_no_such_upload(&self) -> bool {
@@ -70,6 +85,21 @@ impl From<StoreError> for Fault {
                 | "InvalidToken",
             ) => ("store-credentials-rejected", Some("the credentials have expired or are not this store's")),
             Some("SlowDown" | "ServiceUnavailable" | "InternalError" | "RequestTimeout") => (
+                "store-unavailable",
+                Some("the store was still failing after several attempts; the next run starts afresh"),
+            ),
+            // The answer to a HEAD has no body, and so no code.
+            None if error.status == Some(403) => (
+                "store-access-denied",
+                Some("the function's role needs the rights in docs/deploy.md on this bucket and prefix"),
+            ),
+            Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+                ("store-wrong-region", Some("set S3_REGION to the bucket's region"))
+            }
+            _ if error.is_conflict() => {
+                ("store-conflict", Some("something else writes under this key; the next run starts afresh"))
+            }
+            _ if matches!(error.status, Some(500..=599)) => (
                 "store-unavailable",
                 Some("the store was still failing after several attempts; the next run starts afresh"),
             ),

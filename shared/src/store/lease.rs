@@ -16,6 +16,8 @@ use crate::store::{PutOutcome, Store, StoreError};
 pub const LEASE_DURATION: Duration = Duration::from_secs(60);
 /// How often it is renewed.
 pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(15);
+/// How often a write is tried that others get in the way of.
+const CONTEST_ROUNDS: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRecord {
@@ -60,6 +62,8 @@ pub enum LeaseError {
     Store(#[from] StoreError),
     #[error("the lease {key} was taken over by another run")]
     Lost { key: String },
+    #[error("other runs were quicker to take the lease {key}, again and again")]
+    Contested { key: String },
     #[error("the lease {key} is not readable")]
     Malformed {
         key: String,
@@ -74,6 +78,15 @@ pub struct Lease {
     key: ObjectKey,
     record: LeaseRecord,
     etag: String,
+    /// As the last write says that is known to have succeeded.
+    held_until: Timestamp,
+}
+
+impl LeaseRecord {
+    fn is_held_by(&self, run: &LeaseRecord) -> bool {
+        self.state == LeaseState::Held
+            && (self.backup_id, &self.request_id, self.since) == (run.backup_id, &run.request_id, run.since)
+    }
 }
 
 fn body(record: &LeaseRecord) -> bytes::Bytes {
@@ -85,7 +98,7 @@ fn parse(key: &ObjectKey, json: &[u8]) -> Result<LeaseRecord, LeaseError> {
 }
 
 impl Store {
-    /// Takes the lease, if it is free, released or expired.
+    /// Takes the lease, if it is free, released or expired. With it comes what the run before left behind.
     pub async fn acquire_lease(
         &self,
         key: ObjectKey,
@@ -93,34 +106,36 @@ impl Store {
         event_key: &str,
         request_id: &str,
     ) -> Result<Acquired, LeaseError> {
-        let now = Timestamp::now();
-        let record = LeaseRecord {
-            state: LeaseState::Held,
-            backup_id,
-            event_key: event_key.to_owned(),
-            request_id: request_id.to_owned(),
-            since: now,
-            expires: now + LEASE_DURATION,
-            upload: None,
-        };
-        // Creating it tells whether it exists without the right to list.
-        if let PutOutcome::Written { etag } = self.put_if(&key, body(&record), Condition::Absent).await? {
-            return Ok(Acquired::Lease { lease: Lease { key, record, etag }, left_over: None });
-        }
-        let Some((json, etag)) = self.get(&key).await? else { return Err(LeaseError::Lost { key: key.to_string() }) };
-        let present = parse(&key, &json)?;
-        if present.state == LeaseState::Held && present.expires > now {
-            return Ok(Acquired::HeldBy(present));
-        }
-        match self.put_if(&key, body(&record), Condition::Etag(&etag)).await? {
-            PutOutcome::Written { etag } => {
-                Ok(Acquired::Lease { lease: Lease { key, record, etag }, left_over: present.upload })
+        for _ in 0..CONTEST_ROUNDS {
+            let now = Timestamp::now();
+            let present = match self.get(&key).await? {
+                None => None,
+                Some((json, etag)) => Some((parse(&key, &json)?, etag)),
+            };
+            let (condition, left_over) = match &present {
+                None => (Condition::Absent, None),
+                Some((record, _)) if record.state == LeaseState::Held && record.expires > now => {
+                    return Ok(Acquired::HeldBy(record.clone()));
+                }
+                Some((record, etag)) => (Condition::Etag(etag), record.upload.clone()),
+            };
+            let record = LeaseRecord {
+                state: LeaseState::Held,
+                backup_id,
+                event_key: event_key.to_owned(),
+                request_id: request_id.to_owned(),
+                since: now,
+                expires: now + LEASE_DURATION,
+                // Until it is aborted a successor of this run has to know of it as well.
+                upload: left_over.clone(),
+            };
+            if let PutOutcome::Written { etag } = self.put_if(&key, body(&record), condition).await? {
+                let held_until = record.expires;
+                return Ok(Acquired::Lease { lease: Lease { key, record, etag, held_until }, left_over });
             }
-            PutOutcome::Refused => match self.get(&key).await? {
-                Some((json, _)) => Ok(Acquired::HeldBy(parse(&key, &json)?)),
-                None => Err(LeaseError::Lost { key: key.to_string() }),
-            },
+            // Another run was quicker: what it wrote decides.
         }
+        Err(LeaseError::Contested { key: key.to_string() })
     }
 }
 
@@ -134,10 +149,20 @@ impl Lease {
         self.write(store).await
     }
 
+    /// How long it certainly is this run's.
+    pub fn remaining(&self) -> Duration {
+        Timestamp::now().duration_until(self.held_until).try_into().unwrap_or_default()
+    }
+
     /// Writes down (or takes back) what a successor would have to abort.
     pub async fn set_upload(&mut self, store: &Store, upload: Option<UploadRecord>) -> Result<(), LeaseError> {
         self.record.upload = upload;
         self.renew(store).await
+    }
+
+    /// The upload that is written down is gone; the next write says so.
+    pub fn forget_upload(&mut self) {
+        self.record.upload = None;
     }
 
     pub async fn release(mut self, store: &Store) -> Result<(), LeaseError> {
@@ -146,13 +171,24 @@ impl Lease {
     }
 
     async fn write(&mut self, store: &Store) -> Result<(), LeaseError> {
-        match store.put_if(&self.key, body(&self.record), Condition::Etag(&self.etag)).await? {
-            PutOutcome::Written { etag } => {
-                self.etag = etag;
-                Ok(())
+        for _ in 0..CONTEST_ROUNDS {
+            match store.put_if(&self.key, body(&self.record), Condition::Etag(&self.etag)).await? {
+                PutOutcome::Written { etag } => {
+                    self.etag = etag;
+                    self.held_until = self.record.expires;
+                    return Ok(());
+                }
+                PutOutcome::Refused => {
+                    // This run's own, where it did not wait for the answer to its last write.
+                    let Some((json, etag)) = store.get_present(&self.key).await? else { break };
+                    if !parse(&self.key, &json)?.is_held_by(&self.record) {
+                        break;
+                    }
+                    self.etag = etag;
+                }
             }
-            PutOutcome::Refused => Err(LeaseError::Lost { key: self.key.to_string() }),
         }
+        Err(LeaseError::Lost { key: self.key.to_string() })
     }
 }
 
@@ -161,6 +197,7 @@ impl From<LeaseError> for Fault {
         match error {
             LeaseError::Store(error) => error.into(),
             LeaseError::Lost { .. } => Self::from_error("lease-lost", &error),
+            LeaseError::Contested { .. } => Self::from_error("lease-contested", &error),
             LeaseError::Malformed { .. } => {
                 Self::from_error("lease-unreadable", &error).hint("delete the object when no export runs")
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumType, CompletedMultipartUpload, CompletedPart, StorageClass};
@@ -12,6 +13,9 @@ use crate::domain::ObjectKey;
 use crate::store::StoreError;
 use crate::store::checksum::PartChecksum;
 use crate::store::client::{Condition, ObjectFacts, Store};
+
+/// Putting thousands of parts together may take minutes (Amazon S3 API Reference, CompleteMultipartUpload).
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(300);
 
 struct UploadedPart {
     etag: String,
@@ -72,6 +76,8 @@ impl Store {
             .bucket(&self.config.bucket)
             .key(key)
             .upload_id(upload_id)
+            .customize()
+            .config_override(Self::small())
             .send()
             .await
             .map_err(self.error("AbortMultipartUpload", key));
@@ -182,10 +188,11 @@ impl Upload {
             checksum: checksum.map(|checksum| algorithm.label(checksum)),
             checksum_header: header.clone(),
         };
-        match request.send().await.map_err(self.store.error("CompleteMultipartUpload", &self.key)) {
+        let sent = request.customize().config_override(Store::attempt_timeout(COMPLETION_TIMEOUT)).send().await;
+        match sent.map_err(self.store.error("CompleteMultipartUpload", &self.key)) {
             Ok(output) => Ok(stored(output.version_id)),
-            Err(error) => match self.store.head(&self.key).await? {
-                Some(facts) if self.is_ours(&facts, size_bytes, header.as_deref()) => Ok(stored(facts.version_id)),
+            Err(error) => match self.store.head(&self.key).await {
+                Ok(Some(facts)) if self.is_ours(&facts, size_bytes, header.as_deref()) => Ok(stored(facts.version_id)),
                 _ => Err(error),
             },
         }
