@@ -10,7 +10,7 @@ use holdfast_shared::archive::spine::{Layout, PartsExhausted, Rope, Shipment, Sp
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::export::{ExportPlan, MIN_PART_SIZE_BYTES, part_size_at};
 use holdfast_shared::store::upload::Upload;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::task::JoinSet;
 
 /// What is remembered of a place in the object.
@@ -33,6 +33,8 @@ struct UnitState {
     pool_adlers: Vec<Adler>,
     /// The segments' checksums by the part they end in: the order in which they lie in the object.
     adlers: BTreeMap<u32, Vec<Adler>>,
+    /// Held while a row is in one part and goes on in the next: nobody else's part may come between.
+    row_gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 struct State {
@@ -62,7 +64,13 @@ pub enum Place {
     /// Wherever the unit is.
     Next,
     /// Right behind the part before, because a row runs over.
-    Number(u32),
+    Reserved(Reserved),
+}
+
+/// The number behind a writer's last part, and the right to go on behind it.
+pub struct Reserved {
+    number: u32,
+    gate: OwnedMutexGuard<()>,
 }
 
 impl Assembly {
@@ -75,6 +83,7 @@ impl Assembly {
             pool: Rope::default(),
             pool_adlers: Vec::new(),
             adlers: BTreeMap::new(),
+            row_gate: Arc::default(),
         });
         Self {
             state: Mutex::new(State {
@@ -108,22 +117,26 @@ impl Assembly {
         adlers: Vec<Adler>,
         prefix: impl FnOnce() -> Rope<Mark>,
         continues: bool,
-    ) -> Result<Option<u32>, Fault> {
+    ) -> Result<Option<Reserved>, Fault> {
+        let (number, gate) = match place {
+            Place::Reserved(Reserved { number, gate }) => (Some(number), gate),
+            Place::Next => (None, self.row_gate(unit).await),
+        };
         let (shipments, reserved) = {
             let mut state = self.lock();
             let State { spine, units } = &mut *state;
             let own = &mut units[unit];
-            let shipments = match place {
-                Place::Number(number) => {
+            let shipments = match number {
+                Some(number) => {
                     own.adlers.entry(number).or_default().extend(adlers);
                     vec![spine.fill(number, rope)]
                 }
-                Place::Next if own.begun => {
+                None if own.begun => {
                     let number = spine.next_part(unit + 1).map_err(exhausted)?;
                     own.adlers.entry(number).or_default().extend(adlers);
                     vec![spine.fill(number, rope)]
                 }
-                Place::Next => {
+                None => {
                     own.begun = true;
                     own.adlers.entry(0).or_default().extend(adlers);
                     let mut first = prefix();
@@ -131,8 +144,8 @@ impl Assembly {
                     spine.begin(unit + 1, first)
                 }
             };
-            let reserved = if continues { Some(spine.next_part(unit + 1).map_err(exhausted)?) } else { None };
-            (shipments, reserved)
+            let number = continues.then(|| spine.next_part(unit + 1).map_err(exhausted)).transpose()?;
+            (shipments, number.map(|number| Reserved { number, gate }))
         };
         self.transfer(shipments).await?;
         Ok(reserved)
@@ -149,6 +162,7 @@ impl Assembly {
         prefix: impl FnOnce() -> Rope<Mark>,
     ) -> Result<Option<(Rope<Mark>, Adler)>, Fault> {
         let part_size = self.part_size(unit);
+        let gate = self.row_gate(unit).await;
         let (shipments, closing) = {
             let mut state = self.lock();
             let State { spine, units } = &mut *state;
@@ -156,7 +170,8 @@ impl Assembly {
             own.outstanding = own.outstanding.saturating_sub(pieces);
             own.pool.append(end);
             own.pool_adlers.extend(adlers);
-            let closing = own.outstanding == 0;
+            // One that has done nothing may leave late, when the unit is closed already.
+            let closing = own.outstanding == 0 && pieces > 0;
             let mut shipments = Vec::new();
             if own.pool.len() >= part_size {
                 let (rope, adlers) = (std::mem::take(&mut own.pool), std::mem::take(&mut own.pool_adlers));
@@ -185,8 +200,14 @@ impl Assembly {
             });
             (shipments, closing)
         };
+        drop(gate);
         self.transfer(shipments).await?;
         Ok(closing)
+    }
+
+    async fn row_gate(&self, unit: usize) -> OwnedMutexGuard<()> {
+        let gate = Arc::clone(&self.lock().units[unit].row_gate);
+        gate.lock_owned().await
     }
 
     /// The unit is complete.

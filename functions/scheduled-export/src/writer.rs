@@ -9,7 +9,7 @@ use holdfast_shared::archive::wire::put_int;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::export::MIN_PART_SIZE_BYTES;
 
-use crate::assembly::{Assembly, Mark, Place};
+use crate::assembly::{Assembly, Mark, Place, Reserved};
 
 /// Text is compressed in batches of this size: large enough for the codec, small enough for the cache.
 const BATCH_BYTES: usize = 128 * 1024;
@@ -50,7 +50,8 @@ pub struct Writer {
     adlers: Vec<Adler>,
     /// Of a bundle: the segments of the current block.
     block_rows: Adler,
-    reserved: Option<u32>,
+    /// Where the rest of a row goes whose beginning is in a part already.
+    reserved: Option<Reserved>,
     part_size: u64,
     /// Of a split unit: what its first part begins with, put there by whoever is first.
     shared_block: Option<Block>,
@@ -163,7 +164,12 @@ impl Writer {
     /// Whether [`Self::cut`] has something to do. `in_row`: a row has begun and not ended.
     #[inline]
     pub fn wants_cut(&self, in_row: bool) -> bool {
-        let limit = if in_row { self.part_size + MIN_PART_SIZE_BYTES } else { self.part_size };
+        let limit = match (in_row, &self.reserved) {
+            (true, _) => self.part_size + MIN_PART_SIZE_BYTES,
+            // The other writers wait for the rest of the row: it goes as soon as it is whole.
+            (false, Some(_)) => MIN_PART_SIZE_BYTES,
+            (false, None) => self.part_size,
+        };
         self.out.len() as u64 >= limit
     }
 
@@ -171,6 +177,7 @@ impl Writer {
     /// than any part, only bytes are cut: the next part is kept for the rest, and enough stays behind to fill it.
     pub async fn cut(&mut self, assembly: &Assembly, in_row: bool) -> Result<(), Fault> {
         if in_row {
+            self.encoder.end_chunk(&mut self.out);
             let at = self.part_size as usize;
             let rest = self.out.split_off(at);
             let rope = self.take_rope(rest);
@@ -198,7 +205,7 @@ impl Writer {
         if rope.is_empty() {
             return Ok(());
         }
-        let place = self.reserved.take().map_or(Place::Next, Place::Number);
+        let place = self.reserved.take().map_or(Place::Next, Place::Reserved);
         let adlers = std::mem::take(&mut self.adlers);
         let prefix = prefix(self.shared_block, &self.encoder);
         self.reserved = assembly.put(self.unit, place, rope, adlers, prefix, continues).await?;

@@ -216,6 +216,11 @@ impl Encoder {
         Ok(())
     }
 
+    /// Ends the chunk that is being filled, in the middle of a segment: the output up to here can be taken away.
+    pub fn end_chunk(&mut self, out: &mut Vec<u8>) {
+        close_chunk(&mut self.open_chunk, out);
+    }
+
     /// Ends the segment: what was written so far can be decompressed without what follows.
     pub fn end_segment(&mut self, out: &mut Vec<u8>) -> Result<Adler, CodecError> {
         let adler = match &mut self.engine {

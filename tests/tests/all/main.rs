@@ -5,5 +5,7 @@
 
 mod bed;
 mod contracts;
+mod extremes;
 mod matrix;
+mod pieces;
 mod schema;
