@@ -5,7 +5,7 @@ use std::process::Command;
 
 use holdfast_local::postgres::{Cluster, ClusterOptions, StopMode};
 
-use crate::data::{GIANT, MIXED, PICK, TableData};
+use crate::data::{DROP_FUNCTIONS, FUNCTIONS, GIANT, MIXED, TableData};
 use crate::error::BenchError;
 
 /// Defaults but for what lets the tables be made quickly, and for what would disturb a run.
@@ -119,7 +119,7 @@ impl Server {
 
     async fn fill(&self, database: &str, content: Content) -> Result<(), BenchError> {
         let first = self.cluster.connect(database).await?;
-        first.batch_execute(PICK).await?;
+        first.batch_execute(FUNCTIONS).await?;
         let (groups, gigabytes) = content.tables();
         let mut sessions = tokio::task::JoinSet::new();
         for group in groups {
@@ -148,7 +148,7 @@ impl Server {
                 first.batch_execute(&sql).await?;
             }
         }
-        first.batch_execute("DROP FUNCTION pick").await?;
+        first.batch_execute(DROP_FUNCTIONS).await?;
         // Without it the first contestant would set the hint bits, and write every page.
         first.batch_execute("VACUUM (FREEZE, ANALYZE)").await?;
         Ok(())
