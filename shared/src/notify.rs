@@ -1,8 +1,14 @@
 //! Tells people, by SNS.
 
+use std::time::Duration;
+
+use aws_sdk_sns::config::timeout::TimeoutConfig;
+
 use crate::config::NotifyConfig;
 use crate::fault::chain;
 
+/// A run does not wait longer than this for its notification.
+const PUBLISH_LIMIT: Duration = Duration::from_secs(3);
 /// Amazon SNS's limit for subjects ("Publish" in the API reference).
 const SUBJECT_LIMIT: usize = 100;
 
@@ -13,7 +19,9 @@ pub struct Notifier {
 
 impl Notifier {
     pub fn new(aws: &aws_config::SdkConfig, config: NotifyConfig) -> Self {
-        Self { client: aws_sdk_sns::Client::new(aws), config }
+        let limit = TimeoutConfig::builder().operation_timeout(PUBLISH_LIMIT).build();
+        let sdk = aws_sdk_sns::config::Builder::from(aws).timeout_config(limit).build();
+        Self { client: aws_sdk_sns::Client::from_conf(sdk), config }
     }
 
     pub async fn failure(&self, subject: &str, message: &str) {
