@@ -5,6 +5,7 @@ pub mod environment;
 pub mod fingerprint;
 pub mod manifest;
 pub mod object_key;
+pub mod pin;
 pub mod table;
 
 pub use backup_id::BackupId;
@@ -12,4 +13,5 @@ pub use environment::Environment;
 pub use fingerprint::{Fingerprint, TableDigest};
 pub use manifest::Manifest;
 pub use object_key::{KeyPrefix, ObjectKey};
+pub use pin::Pin;
 pub use table::{QualifiedName, TablePattern};

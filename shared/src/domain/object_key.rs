@@ -44,6 +44,12 @@ pub enum ObjectKey {
     Event(String),
     /// The lease under which one run at a time works on one database.
     Lease { environment: Environment, database: String },
+    /// Says that a request is using a backup.
+    Pin { backup_id: BackupId, request_id: String },
+    /// The lease under which one retention run at a time works on a prefix.
+    RetentionLease,
+    /// What one retention run tells the next.
+    RetentionState,
 }
 
 impl ObjectKey {
@@ -58,7 +64,17 @@ impl ObjectKey {
             Self::Lease { environment, database } => {
                 format!("{root}runs/leases/{environment}/{}.json", encode_segment(database))
             }
+            Self::Pin { backup_id, request_id } => {
+                format!("{}{}.json", Self::pins_of(*backup_id, prefix), encode_segment(request_id))
+            }
+            Self::RetentionLease => format!("{root}runs/retention/lease.json"),
+            Self::RetentionState => format!("{root}runs/retention/state.json"),
         }
+    }
+
+    /// The folder that holds a backup's pins.
+    pub fn pins_of(backup_id: BackupId, prefix: &KeyPrefix) -> String {
+        format!("{}pins/{backup_id}/", prefix.as_str())
     }
 
     pub fn content_type(&self) -> &'static str {
@@ -92,6 +108,7 @@ mod tests {
         let production: KeyPrefix = "production/".parse().unwrap();
         let none = KeyPrefix::default();
         let lease = ObjectKey::Lease { environment: "production".parse().unwrap(), database: "a/../b é".into() };
+        let pin = ObjectKey::Pin { backup_id: id, request_id: "../r".into() };
         for (key, prefix, expected) in [
             (ObjectKey::Dump(id), &none, "postgres-exports/dumps/2025-06-21/20250621-143000.dump"),
             (
@@ -101,6 +118,9 @@ mod tests {
             ),
             (ObjectKey::Claim(id), &none, "runs/ids/20250621-143000.json"),
             (ObjectKey::Event("0a1b".into()), &none, "runs/events/0a1b.json"),
+            (pin, &production, "production/pins/20250621-143000/%2E%2E%2Fr.json"),
+            (ObjectKey::RetentionLease, &none, "runs/retention/lease.json"),
+            (ObjectKey::RetentionState, &none, "runs/retention/state.json"),
             (lease, &none, "runs/leases/production/a%2F%2E%2E%2Fb%20%C3%A9.json"),
         ] {
             assert_eq!(key.render(prefix), expected);
