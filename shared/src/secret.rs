@@ -46,17 +46,20 @@ pub enum SecretError {
     Malformed { arn: String, problem: String },
 }
 
+/// A Secrets Manager secret that holds text.
+pub async fn read_text(arn: &str, aws: &aws_config::SdkConfig) -> Result<Secret, SecretError> {
+    let client = aws_sdk_secretsmanager::Client::new(aws);
+    let sent = client.get_secret_value().secret_id(arn).send().await;
+    let secret = sent.map_err(|source| SecretError::Unreadable { arn: arn.to_owned(), source: Box::new(source) })?;
+    let text = secret.secret_string.map(Secret::new);
+    text.ok_or_else(|| SecretError::Malformed { arn: arn.to_owned(), problem: "it holds no text".to_owned() })
+}
+
 /// A Secrets Manager secret that holds a JSON object.
 pub async fn read_json(arn: &str, aws: &aws_config::SdkConfig) -> Result<Map<String, Value>, SecretError> {
-    let client = aws_sdk_secretsmanager::Client::new(aws);
-    let secret = client
-        .get_secret_value()
-        .secret_id(arn)
-        .send()
-        .await
-        .map_err(|source| SecretError::Unreadable { arn: arn.to_owned(), source: Box::new(source) })?;
+    let text = read_text(arn, aws).await?;
     // A parser's message can quote what it parses: only the fact is passed on.
-    let parsed = secret.secret_string().and_then(|text| serde_json::from_str(text).ok());
+    let parsed = serde_json::from_str(text.expose()).ok();
     parsed.ok_or_else(|| SecretError::Malformed { arn: arn.to_owned(), problem: "it is not a JSON object".to_owned() })
 }
 

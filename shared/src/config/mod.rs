@@ -5,10 +5,12 @@
 pub mod common;
 pub mod export;
 mod reader;
+pub mod restore;
 
 pub use common::{DatabaseAuth, DatabaseConfig, NotifyConfig, ObjectChecksum, StoreConfig, log_level};
 pub use export::ExportConfig;
 pub use reader::ConfigError;
+pub use restore::RestoreConfig;
 
 /// One environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,5 +36,7 @@ pub(crate) use settings;
 pub type FunctionSettings = (&'static str, &'static [&'static [Setting]]);
 
 /// Every function's settings; docs/configuration.md and the templates are held against it.
-pub const FUNCTIONS: &[FunctionSettings] =
-    &[("scheduled-export", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, export::EXPORT_SETTINGS])];
+pub const FUNCTIONS: &[FunctionSettings] = &[
+    ("scheduled-export", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, export::EXPORT_SETTINGS]),
+    ("restore-trigger", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, restore::RESTORE_SETTINGS]),
+];

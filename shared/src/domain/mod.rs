@@ -12,6 +12,6 @@ pub use backup_id::BackupId;
 pub use environment::Environment;
 pub use fingerprint::{Fingerprint, TableDigest};
 pub use manifest::Manifest;
-pub use object_key::{KeyPrefix, ObjectKey};
+pub use object_key::{ImportName, KeyPrefix, ObjectKey};
 pub use pin::Pin;
 pub use table::{QualifiedName, TablePattern};

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::civil::Date;
+
 use crate::domain::{BackupId, Environment};
 
 /// What stands before every key: nothing, or `{environment}/`.
@@ -29,9 +31,46 @@ impl KeyPrefix {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Where `other`'s backups lie, as seen from `own`'s prefix: beside it where the prefix ends with the environment,
+    /// under the same one where it does not.
+    #[must_use]
+    pub fn of_environment(&self, own: &Environment, other: &Environment) -> Self {
+        let path = self.0.strip_suffix('/').unwrap_or_default();
+        match path.strip_suffix(own.as_str()) {
+            Some(parent) if parent.is_empty() || parent.ends_with('/') => Self(format!("{parent}{other}/")),
+            _ => self.clone(),
+        }
+    }
 }
 
-/// Every object this project writes.
+/// The name of a dump that people put under `imports/`: a path of plain segments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportName(String);
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{text:?} is not the name of an import (a path below imports/ without empty, . or .. segments)")]
+pub struct ImportNameError {
+    pub text: String,
+}
+
+impl FromStr for ImportName {
+    type Err = ImportNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let segment = |s: &str| !matches!(s, "" | "." | "..") && !s.contains(|c: char| c.is_control() || c == '\\');
+        let valid = text.len() <= 512 && text.split('/').all(segment);
+        if valid { Ok(Self(text.to_owned())) } else { Err(ImportNameError { text: text.chars().take(80).collect() }) }
+    }
+}
+
+impl fmt::Display for ImportName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Every object this project writes, and those it reads for others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectKey {
     /// The `pg_dump` custom-format archive.
@@ -50,6 +89,14 @@ pub enum ObjectKey {
     RetentionLease,
     /// What one retention run tells the next.
     RetentionState,
+    /// The record of one restore request, whatever became of it.
+    RestoreRecord { date: Date, request_id: String },
+    /// The lease under which one restore at a time works on one target.
+    RestoreLease { environment: Environment, target: String },
+    /// Failed passkeys of an environment's restores.
+    Lockout { environment: Environment },
+    /// A `pg_dump` archive from elsewhere: read, never written.
+    Import(ImportName),
 }
 
 impl ObjectKey {
@@ -64,6 +111,14 @@ impl ObjectKey {
             Self::Lease { environment, database } => {
                 format!("{root}runs/leases/{environment}/{}.json", encode_segment(database))
             }
+            Self::RestoreRecord { date, request_id } => {
+                format!("{root}restores/{date}/{}.json", encode_segment(request_id))
+            }
+            Self::RestoreLease { environment, target } => {
+                format!("{root}restores/leases/{environment}/{}.json", encode_segment(target))
+            }
+            Self::Lockout { environment } => format!("{root}restores/lockout/{environment}.json"),
+            Self::Import(name) => format!("{root}imports/{name}"),
             Self::Pin { backup_id, request_id } => {
                 format!("{}{}.json", Self::pins_of(*backup_id, prefix), encode_segment(request_id))
             }
@@ -79,13 +134,13 @@ impl ObjectKey {
 
     pub fn content_type(&self) -> &'static str {
         match self {
-            Self::Dump(_) => "application/octet-stream",
+            Self::Dump(_) | Self::Import(_) => "application/octet-stream",
             _ => "application/json",
         }
     }
 }
 
-/// A database name as one safe path segment: everything but `A-Z a-z 0-9 _ -` percent-encoded.
+/// A name as one safe path segment: everything but `A-Z a-z 0-9 _ -` percent-encoded.
 fn encode_segment(name: &str) -> String {
     const KEPT: percent_encoding::AsciiSet = percent_encoding::NON_ALPHANUMERIC.remove(b'_').remove(b'-');
     percent_encoding::utf8_percent_encode(name, &KEPT).to_string()
@@ -122,8 +177,46 @@ mod tests {
             (ObjectKey::RetentionLease, &none, "runs/retention/lease.json"),
             (ObjectKey::RetentionState, &none, "runs/retention/state.json"),
             (lease, &none, "runs/leases/production/a%2F%2E%2E%2Fb%20%C3%A9.json"),
+            (
+                ObjectKey::RestoreRecord { date: "2025-06-22".parse().unwrap(), request_id: "../x".into() },
+                &none,
+                "restores/2025-06-22/%2E%2E%2Fx.json",
+            ),
+            (
+                ObjectKey::RestoreLease { environment: "staging".parse().unwrap(), target: "shop".into() },
+                &none,
+                "restores/leases/staging/shop.json",
+            ),
+            (
+                ObjectKey::Lockout { environment: "staging".parse().unwrap() },
+                &production,
+                "production/restores/lockout/staging.json",
+            ),
+            (ObjectKey::Import("old/a b.dump".parse().unwrap()), &none, "imports/old/a b.dump"),
         ] {
             assert_eq!(key.render(prefix), expected);
+        }
+    }
+
+    #[test]
+    fn another_environment_lies_beside_or_in_the_same_place() {
+        let (production, staging) = ("production".parse().unwrap(), "staging".parse().unwrap());
+        for (own, other) in [
+            ("", ""),
+            ("production/", "staging/"),
+            ("team/production/", "team/staging/"),
+            ("team/", "team/"),
+            ("pre-production/", "pre-production/"),
+        ] {
+            let own: KeyPrefix = own.parse().unwrap();
+            assert_eq!(own.of_environment(&production, &staging).as_str(), other);
+        }
+    }
+
+    #[test]
+    fn imports_cannot_leave_their_prefix() {
+        for bad in ["", "/x", "a//b", "../metadata/x", "a/..", "./a", "a\\b", "a\nb", &"x".repeat(513)] {
+            assert!(bad.parse::<ImportName>().is_err(), "{bad}");
         }
     }
 

@@ -4,6 +4,7 @@ pub mod checksum;
 pub mod client;
 pub mod error;
 pub mod lease;
+pub mod list;
 pub mod upload;
 
 pub use client::{ObjectFacts, PutOutcome, Store};
