@@ -1,5 +1,6 @@
 //! `holdfast-benches export` times the export against `pg_dump`, against the bare COPY and against the codec alone, in one
-//! run on one machine. Build with `--release`, and leave the machine alone while it runs.
+//! run on one machine. Build with `--release`, and leave the machine alone while it runs. The targets are set for two cores: on
+//! a machine with more, begin the command with `taskset -c 0,1`, which holds for every process that it starts.
 
 mod contestants;
 mod data;
