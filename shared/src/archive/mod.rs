@@ -4,6 +4,8 @@
 //! Source: PostgreSQL's `pg_backup_archiver.c`, `pg_backup_custom.c`, `compress_zstd.c`, `compress_gzip.c` (13–18).
 
 pub mod codec;
+pub mod script;
 pub mod spine;
+pub mod sql;
 pub mod toc;
 pub mod wire;

@@ -1,3 +1,4 @@
 //! Pure decisions: values and `now` in, a plan out. No clock, no I/O, no SDK type.
 
 pub mod export;
+pub mod rebuild;

@@ -56,10 +56,10 @@ impl CopyError {
 
 /// A session in which only simple queries and COPY are spoken.
 pub struct RawSession {
-    stream: Stream,
-    buffer: Vec<u8>,
+    pub(super) stream: Stream,
+    pub(super) buffer: Vec<u8>,
     /// Where the unread part of the buffer begins.
-    at: usize,
+    pub(super) at: usize,
 }
 
 /// What COPY yields.
@@ -96,6 +96,11 @@ impl RawSession {
     }
 
     async fn start(&mut self, sql: &[u8]) -> Result<CopyOut<'_>, CopyError> {
+        self.send_query(sql).await?;
+        Ok(CopyOut { session: self, remaining: 0, rows: 0, sent: None, error: None, ready: false })
+    }
+
+    pub(super) async fn send_query(&mut self, sql: &[u8]) -> Result<(), CopyError> {
         let mut message = BytesMut::new();
         // `frontend::query` takes UTF-8 only, and SQL is in the database's encoding here.
         if sql.contains(&0) {
@@ -106,8 +111,7 @@ impl RawSession {
         message.extend_from_slice(sql);
         message.extend_from_slice(&[0]);
         self.stream.write_all(&message).await.map_err(CopyError::Io)?;
-        self.stream.flush().await.map_err(CopyError::Io)?;
-        Ok(CopyOut { session: self, remaining: 0, rows: 0, sent: None, error: None, ready: false })
+        self.stream.flush().await.map_err(CopyError::Io)
     }
 
     /// Says goodbye; the server rolls back what is open.
@@ -120,7 +124,7 @@ impl RawSession {
     }
 
     /// Reads more into the buffer, moving what is unread to its front.
-    async fn fill(&mut self) -> Result<(), CopyError> {
+    pub(super) async fn fill(&mut self) -> Result<(), CopyError> {
         if self.at > 0 {
             self.buffer.drain(..self.at);
             self.at = 0;
@@ -237,7 +241,7 @@ impl CopyOut<'_> {
     }
 }
 
-fn parse_error(body: &[u8]) -> ServerError {
+pub(super) fn parse_error(body: &[u8]) -> ServerError {
     let mut fields: BTreeMap<u8, String> = BTreeMap::new();
     for field in body.split(|&byte| byte == 0) {
         if let Some((kind, text)) = field.split_first() {

@@ -5,6 +5,7 @@ pub mod client;
 pub mod error;
 pub mod lease;
 pub mod list;
+pub mod read;
 pub mod upload;
 
 pub use client::{ObjectFacts, PutOutcome, Store};

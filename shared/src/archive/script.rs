@@ -1,0 +1,393 @@
+//! The SQL of one entry of the table of contents, as `pg_restore` would run it, and when.
+//!
+//! Source: `_printTocEntry`, `_getObjectDescription`, `_tocEntryRestorePass`, `IssueACLPerBlob` in PostgreSQL's
+//! `pg_backup_archiver.c` (13–18).
+
+use std::collections::BTreeSet;
+
+use crate::archive::sql;
+use crate::archive::toc::{Entry, Toc};
+use crate::plan::rebuild::{Kind, Phase};
+
+/// Large objects named in one statement.
+const OBJECT_BATCH: usize = 500;
+/// `relkind` of a partitioned table.
+const PARTITIONED: i32 = b'p' as i32;
+/// What a definition may begin with: `pg_dump` writes nothing else.
+const VERBS: [&[u8]; 9] =
+    [b"CREATE", b"ALTER", b"COMMENT", b"SECURITY", b"GRANT", b"REVOKE", b"SELECT", b"REFRESH", b"SET"];
+/// Types that are named by schema and tag in `ALTER … OWNER TO`.
+const PLAINLY_NAMED: [&[u8]; 20] = [
+    b"COLLATION",
+    b"CONVERSION",
+    b"DOMAIN",
+    b"FOREIGN TABLE",
+    b"MATERIALIZED VIEW",
+    b"SEQUENCE",
+    b"STATISTICS",
+    b"TABLE",
+    b"TEXT SEARCH DICTIONARY",
+    b"TEXT SEARCH CONFIGURATION",
+    b"TYPE",
+    b"VIEW",
+    b"DATABASE",
+    b"PROCEDURAL LANGUAGE",
+    b"SCHEMA",
+    b"EVENT TRIGGER",
+    b"FOREIGN DATA WRAPPER",
+    b"SERVER",
+    b"PUBLICATION",
+    b"SUBSCRIPTION",
+];
+/// Types that are named as their `DROP` names them.
+const NAMED_BY_DROP: [&[u8]; 6] =
+    [b"AGGREGATE", b"FUNCTION", b"OPERATOR", b"OPERATOR CLASS", b"OPERATOR FAMILY", b"PROCEDURE"];
+
+/// What the target server has, and what is wanted of it. Names are in the archive's encoding.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    pub roles: BTreeSet<Vec<u8>>,
+    pub tablespaces: BTreeSet<Vec<u8>>,
+    pub superuser: bool,
+    pub no_owner: bool,
+    pub no_privileges: bool,
+}
+
+/// One message to the server: statements that take effect together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    pub sql: Vec<u8>,
+    /// What to tell where the role has not the right to do it; `None`: that is an error.
+    pub if_refused: Option<String>,
+}
+
+/// What one entry comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Script {
+    pub statements: Vec<Statement>,
+    /// What was left out, and why.
+    pub left_out: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ScriptError {
+    #[error("the definition of {entry} is not one that pg_dump writes: it begins with {beginning:?}")]
+    Unexpected { entry: String, beginning: String },
+    #[error("{entry} names large objects that the archive does not list")]
+    LargeObjects { entry: String },
+}
+
+/// When an entry is restored, and what it is to others.
+pub fn classify(entry: &Entry) -> (Phase, Kind) {
+    let tag = entry.tag.as_deref().unwrap_or_default();
+    let desc = entry.desc();
+    let kind = match desc {
+        b"TABLE" => Kind::Table,
+        b"TABLE DATA" => Kind::TableData,
+        b"INDEX" => Kind::Index,
+        _ => Kind::Other,
+    };
+    let of_database = matches!(desc, b"ACL" | b"COMMENT" | b"SECURITY LABEL") && tag.starts_with(b"DATABASE ");
+    let phase = match desc {
+        b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" | b"DATABASE" | b"DATABASE PROPERTIES" => Phase::Never,
+        _ if of_database => Phase::Never,
+        _ if entry.is_table_data() || entry.is_large_objects() => Phase::Data,
+        b"ACL" | b"ACL LANGUAGE" | b"DEFAULT ACL" => Phase::Privileges,
+        b"EVENT TRIGGER" | b"MATERIALIZED VIEW DATA" => Phase::Last,
+        b"COMMENT" if tag.starts_with(b"EVENT TRIGGER ") => Phase::Last,
+        b"STATISTICS DATA" if entry.section == 4 => Phase::Last,
+        b"STATISTICS DATA" => Phase::After,
+        _ => match entry.section {
+            2 => Phase::Before,
+            3 => Phase::WithData,
+            4 => Phase::After,
+            _ => Phase::WithItsObject,
+        },
+    };
+    (phase, kind)
+}
+
+/// Dump ids an entry depends on; what is no number is dropped, as `pg_restore` drops ids it does not know.
+pub fn dependencies(entry: &Entry) -> Vec<i32> {
+    entry.dependencies.iter().filter_map(|id| std::str::from_utf8(id).ok()?.trim().parse().ok()).collect()
+}
+
+/// What sets up a session for the archive's SQL, beyond [`crate::postgres::session::session_settings`].
+///
+/// # Errors
+/// [`ScriptError::Unexpected`] where the archive's settings are not `SET name = 'value'`.
+pub fn session_settings(toc: &Toc) -> Result<Vec<u8>, ScriptError> {
+    let mut settings = Vec::new();
+    for entry in &toc.entries {
+        let name: &[u8] = match entry.desc() {
+            b"ENCODING" => b"client_encoding",
+            b"STDSTRINGS" => b"standard_conforming_strings",
+            _ => continue,
+        };
+        let defn = entry.defn.as_deref().unwrap_or_default();
+        let value = defn
+            .split(|&byte| byte == b'\'')
+            .nth(1)
+            .filter(|value| value.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-'));
+        let Some(value) = value else { return Err(unexpected(entry, defn)) };
+        settings.extend_from_slice(b"SET ");
+        settings.extend_from_slice(name);
+        settings.extend_from_slice(b" = '");
+        settings.extend_from_slice(value);
+        settings.extend_from_slice(b"'; ");
+    }
+    settings.extend_from_slice(
+        b"SET search_path = ''; SET check_function_bodies = off; SET xmloption = 'content'; SET client_min_messages = warning; \
+          SET row_security = off; SET default_tablespace = ''; SET default_table_access_method = 'heap'; \
+          SET synchronous_commit = off",
+    );
+    Ok(settings)
+}
+
+/// The statements of an entry that is no table data.
+///
+/// # Errors
+/// [`ScriptError`]: the archive is not one that `pg_dump` wrote.
+pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script, ScriptError> {
+    let mut script = Script::default();
+    let tag = entry.tag.as_deref().unwrap_or_default();
+    let defn = entry.defn.as_deref().unwrap_or_default();
+    match entry.desc() {
+        b"BLOB METADATA" => {
+            for batch in object_ids(entry)?.chunks(OBJECT_BATCH) {
+                let list = batch.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+                script.add(format!(
+                    "SELECT pg_catalog.lo_create(o) FROM pg_catalog.unnest('{{{list}}}'::pg_catalog.oid[]) o"
+                ));
+            }
+        }
+        b"ACL" | b"ACL LANGUAGE" | b"DEFAULT ACL" => {
+            if around.no_privileges {
+                return Ok(script);
+            }
+            let each = if tag.starts_with(b"LARGE OBJECTS") { objects_of(toc, entry)? } else { Vec::new() };
+            script.add_privileges(entry, defn, &each, around)?;
+            return Ok(script);
+        }
+        b"SCHEMA" if around.no_owner && !defn.starts_with(b"--") => {
+            script.add([b"CREATE SCHEMA ".as_slice(), &sql::identifier(tag)].concat());
+        }
+        _ if !defn.trim_ascii().is_empty() => {
+            check_verb(entry, defn)?;
+            let if_refused = needs_superuser(entry, around).then(|| format!("{} needs a superuser", described(entry)));
+            let sql = script.with_storage(entry, defn, around);
+            script.statements.push(Statement { sql, if_refused });
+        }
+        _ => {}
+    }
+    script.add_owner(entry, around)?;
+    if entry.relkind == PARTITIONED
+        && let Some(method) = entry.table_access_method.as_deref().filter(|m| !m.is_empty())
+    {
+        let name = qualified(entry);
+        script.add([b"ALTER TABLE ", name.as_slice(), b" SET ACCESS METHOD ", &sql::identifier(method)].concat());
+    }
+    Ok(script)
+}
+
+impl Script {
+    fn add(&mut self, sql: impl Into<Vec<u8>>) {
+        self.statements.push(Statement { sql: sql.into(), if_refused: None });
+    }
+
+    /// The definition, between the settings that choose where a table is stored.
+    fn with_storage(&mut self, entry: &Entry, defn: &[u8], around: &Surroundings) -> Vec<u8> {
+        let mut sql = Vec::new();
+        let mut after: Vec<&[u8]> = Vec::new();
+        if let Some(tablespace) = entry.tablespace.as_deref().filter(|name| !name.is_empty()) {
+            if around.tablespaces.contains(tablespace) {
+                sql.extend_from_slice(
+                    &[b"SET default_tablespace = ".as_slice(), &sql::identifier(tablespace), b"; "].concat(),
+                );
+                after.push(b";\nSET default_tablespace = ''");
+            } else {
+                let name = String::from_utf8_lossy(tablespace);
+                self.left_out.push(format!("tablespace {name:?} of {} is not here", described(entry)));
+            }
+        }
+        let method = entry.table_access_method.as_deref().filter(|&name| !name.is_empty() && name != b"heap");
+        if let Some(method) = method.filter(|_| entry.relkind != PARTITIONED) {
+            sql.extend_from_slice(
+                &[b"SET default_table_access_method = ".as_slice(), &sql::identifier(method), b"; "].concat(),
+            );
+            after.push(b";\nSET default_table_access_method = 'heap'");
+        }
+        sql.extend_from_slice(defn);
+        after.iter().for_each(|setting| sql.extend_from_slice(setting));
+        sql
+    }
+
+    fn add_owner(&mut self, entry: &Entry, around: &Surroundings) -> Result<(), ScriptError> {
+        let (Some(owner), Some(drop_stmt)) = (entry.owner.as_deref(), entry.drop_stmt.as_deref()) else {
+            return Ok(());
+        };
+        if around.no_owner || owner.is_empty() || drop_stmt.is_empty() {
+            return Ok(());
+        }
+        let desc = entry.desc();
+        let objects: Vec<Vec<u8>> = if desc == b"BLOB METADATA" {
+            object_ids(entry)?.iter().map(|oid| format!("LARGE OBJECT {oid}").into_bytes()).collect()
+        } else if desc == b"BLOB" {
+            let oid = entry.oid().ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })?;
+            vec![format!("LARGE OBJECT {oid}").into_bytes()]
+        } else if PLAINLY_NAMED.contains(&desc) {
+            vec![[desc, b" ", &qualified(entry)].concat()]
+        } else if NAMED_BY_DROP.contains(&desc) {
+            let named = drop_stmt.strip_prefix(b"DROP ").filter(|named| named.starts_with(desc));
+            let named = named.ok_or_else(|| unexpected(entry, drop_stmt))?.trim_ascii_end();
+            let named = named.strip_suffix(b";").unwrap_or(named);
+            if sql::statements(named).len() != 1 {
+                return Err(unexpected(entry, drop_stmt));
+            }
+            vec![named.to_vec()]
+        } else {
+            Vec::new()
+        };
+        if objects.is_empty() {
+            return Ok(());
+        }
+        let name = String::from_utf8_lossy(owner);
+        if !around.roles.contains(owner) {
+            self.left_out.push(format!("{} is not {name}'s: there is no such role", described(entry)));
+            return Ok(());
+        }
+        for batch in objects.chunks(OBJECT_BATCH) {
+            let statements: Vec<Vec<u8>> = batch
+                .iter()
+                .map(|object| [b"ALTER ", object.as_slice(), b" OWNER TO ", &sql::identifier(owner)].concat())
+                .collect();
+            let if_refused = (!around.superuser).then(|| format!("{} cannot be given to {name}", described(entry)));
+            self.statements.push(Statement { sql: statements.join(b";\n".as_slice()), if_refused });
+        }
+        Ok(())
+    }
+
+    /// `GRANT` and `REVOKE`, for each of `objects` where the entry stands for several large objects.
+    fn add_privileges(
+        &mut self,
+        entry: &Entry,
+        defn: &[u8],
+        objects: &[u32],
+        around: &Surroundings,
+    ) -> Result<(), ScriptError> {
+        let mut acting_as: Option<Vec<u8>> = None;
+        let mut unknown_actor = false;
+        for statement in sql::statements(defn) {
+            let words = sql::words(statement);
+            if words.starts_with(&[b"SET", b"SESSION", b"AUTHORIZATION"]) {
+                let actor = words.get(3).map(|word| sql::unquoted(word)).unwrap_or_default();
+                unknown_actor = !around.roles.contains(&actor);
+                acting_as = Some(actor);
+                continue;
+            }
+            if words.starts_with(&[b"RESET", b"SESSION", b"AUTHORIZATION"]) {
+                (acting_as, unknown_actor) = (None, false);
+                continue;
+            }
+            let known = matches!(words.first(), Some(&(b"GRANT" | b"REVOKE")))
+                || words.starts_with(&[b"ALTER", b"DEFAULT", b"PRIVILEGES"]);
+            if !known {
+                return Err(unexpected(entry, statement));
+            }
+            let missing = sql::privilege_roles(&words).into_iter().find(|role| !around.roles.contains(role));
+            if missing.is_some() || unknown_actor {
+                let role = missing.or_else(|| acting_as.clone()).unwrap_or_default();
+                self.left_out.push(format!(
+                    "a privilege of {}: there is no role {}",
+                    described(entry),
+                    String::from_utf8_lossy(&role)
+                ));
+                continue;
+            }
+            let each: Vec<Vec<u8>> = if objects.is_empty() {
+                vec![statement.to_vec()]
+            } else {
+                objects
+                    .iter()
+                    .map(|oid| sql::with_large_object(statement, *oid).ok_or_else(|| unexpected(entry, statement)))
+                    .collect::<Result<_, _>>()?
+            };
+            for batch in each.chunks(OBJECT_BATCH) {
+                let mut sql = batch.join(b";\n".as_slice());
+                if let Some(actor) = &acting_as {
+                    let actor = sql::identifier(actor);
+                    sql = [
+                        b"SET SESSION AUTHORIZATION ",
+                        actor.as_slice(),
+                        b";\n",
+                        &sql,
+                        b";\nRESET SESSION AUTHORIZATION",
+                    ]
+                    .concat();
+                }
+                let if_refused = (!around.superuser).then(|| format!("a privilege of {}", described(entry)));
+                self.statements.push(Statement { sql, if_refused });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a role without superuser may lack the right for, and the data can do without.
+fn needs_superuser(entry: &Entry, around: &Surroundings) -> bool {
+    let tag = entry.tag.as_deref().unwrap_or_default();
+    let spared = match entry.desc() {
+        b"EVENT TRIGGER" | b"PROCEDURAL LANGUAGE" | b"PUBLICATION" | b"SUBSCRIPTION" | b"SECURITY LABEL" => true,
+        b"COMMENT" => [b"EXTENSION ".as_slice(), b"EVENT TRIGGER ", b"LANGUAGE ", b"SCHEMA ", b"CAST "]
+            .iter()
+            .any(|kind| tag.starts_with(kind)),
+        _ => false,
+    };
+    spared && !around.superuser
+}
+
+fn check_verb(entry: &Entry, defn: &[u8]) -> Result<(), ScriptError> {
+    let mut rest = defn.trim_ascii_start();
+    while rest.starts_with(b"--") {
+        let end = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1);
+        rest = rest[end..].trim_ascii_start();
+    }
+    let end = rest.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(rest.len());
+    if rest.is_empty() || VERBS.contains(&&rest[..end]) { Ok(()) } else { Err(unexpected(entry, rest)) }
+}
+
+fn unexpected(entry: &Entry, text: &[u8]) -> ScriptError {
+    let beginning = String::from_utf8_lossy(&text[..text.len().min(60)]).into_owned();
+    ScriptError::Unexpected { entry: described(entry), beginning }
+}
+
+/// `INDEX app.orders_note`, for messages.
+pub fn described(entry: &Entry) -> String {
+    format!("{} {}", String::from_utf8_lossy(entry.desc()), entry.label())
+}
+
+fn qualified(entry: &Entry) -> Vec<u8> {
+    let tag = sql::identifier(entry.tag.as_deref().unwrap_or_default());
+    match entry.namespace.as_deref() {
+        None | Some(b"") => tag,
+        Some(namespace) => [sql::identifier(namespace).as_slice(), b".", &tag].concat(),
+    }
+}
+
+/// The oids of a `BLOB METADATA` entry, one a line.
+fn object_ids(entry: &Entry) -> Result<Vec<u32>, ScriptError> {
+    let lines = entry.defn.as_deref().unwrap_or_default().split(|&byte| byte == b'\n');
+    lines
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty())
+        .map(|line| std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })
+}
+
+/// The large objects that an entry's first dependency lists.
+fn objects_of(toc: &Toc, entry: &Entry) -> Result<Vec<u32>, ScriptError> {
+    let first = dependencies(entry).first().copied();
+    let listed = toc.entries.iter().find(|other| Some(other.dump_id) == first && other.desc() == b"BLOB METADATA");
+    object_ids(listed.ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })?)
+}
