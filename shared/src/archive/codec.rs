@@ -127,18 +127,9 @@ impl Adler {
     const BASE: u64 = 65_521;
 
     fn update(&mut self, text: &[u8]) {
-        // The largest run whose sums fit 32 bits (zlib's NMAX).
-        const RUN: usize = 5_552;
-        let (mut a, mut b) = (u64::from(self.sum & 0xffff), u64::from(self.sum >> 16));
-        for run in text.chunks(RUN) {
-            for &byte in run {
-                a += u64::from(byte);
-                b += a;
-            }
-            a %= Self::BASE;
-            b %= Self::BASE;
-        }
-        self.sum = (b as u32) << 16 | a as u32;
+        let mut running = simd_adler32::Adler32::from_checksum(self.sum);
+        running.write(text);
+        self.sum = running.finish();
         self.len += text.len() as u64;
     }
 
