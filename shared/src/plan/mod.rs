@@ -1,4 +1,5 @@
 //! Pure decisions: values and `now` in, a plan out. No clock, no I/O, no SDK type.
 
+pub mod clearance;
 pub mod export;
 pub mod rebuild;

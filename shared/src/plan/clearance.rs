@@ -1,0 +1,340 @@
+//! Whether a restore may be done: everything that is known about it in, a [`Clearance`] or all [`Refusal`]s out.
+//!
+//! A clearance is the only way into the restore engine, and [`clear`] is the only way to a clearance.
+
+pub mod asked;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+
+use self::asked::MAX_NAME_BYTES;
+pub use self::asked::{Options, Restore, Source, Tier};
+pub use self::refusal::Refusal;
+use crate::domain::manifest::State;
+use crate::domain::{BackupId, Environment, Manifest};
+
+/// Databases of the server itself: nothing is put in their place or into them.
+const RESERVED_DATABASES: [&str; 4] = ["postgres", "template0", "template1", "rdsadmin"];
+/// How far a backup may lie in the future: the clocks of two functions.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
+
+/// What became of the passkey.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passkey {
+    Accepted,
+    NotConfigured,
+    /// None was given, so that none was looked at.
+    Missing,
+    Rejected,
+    /// Not looked at: too many have been wrong.
+    LockedOut {
+        until: Timestamp,
+    },
+}
+
+/// What the server that would be written to says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TargetServer {
+    pub version: String,
+    pub major: u32,
+    /// `None` where the role may not ask.
+    pub system_identifier: Option<String>,
+    /// What the setting `holdfast.environment` says, of the live database or of the server.
+    pub environment: Option<String>,
+    pub in_recovery: bool,
+    pub databases: BTreeSet<String>,
+}
+
+/// The newest backup of the target that could serve as a way back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SafetyBackup {
+    pub id: BackupId,
+    pub environment: Environment,
+    pub database: String,
+    pub system_identifier: Option<String>,
+    pub verified: bool,
+    /// All tables were asked for.
+    pub whole: bool,
+    pub completed: Timestamp,
+}
+
+impl SafetyBackup {
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            id: manifest.timestamp,
+            environment: manifest.environment.clone(),
+            database: manifest.source.database.clone(),
+            system_identifier: manifest.server.system_identifier.clone(),
+            verified: manifest.state == State::Complete && manifest.verified.is_some(),
+            whole: manifest.selection.include.is_empty(),
+            completed: manifest.export_complete,
+        }
+    }
+}
+
+/// Everything that the decision depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    pub restore: Restore,
+    pub options: Options,
+    pub source: Source,
+    pub passkey: Passkey,
+    /// The environment the function is deployed for, which is the only one it writes to.
+    pub environment: Environment,
+    /// `None` where it was not reached, or is not written to.
+    pub target: Option<TargetServer>,
+    pub configured_system_identifier: Option<String>,
+    pub safety_backup: Option<SafetyBackup>,
+    /// How old it may be.
+    pub safety_window: SignedDuration,
+    pub now: Timestamp,
+}
+
+/// The right to do one restore, as it was asked and looked at.
+///
+/// There is no other way to make one than [`clear`]: no field can be set from outside, and it cannot be copied.
+#[derive(Debug)]
+#[must_use = "a restore was allowed and is not done"]
+pub struct Clearance {
+    restore: Restore,
+    options: Options,
+    source: Source,
+    environment: Environment,
+    target: Option<TargetServer>,
+    safety_backup: Option<BackupId>,
+    granted_at: Timestamp,
+}
+
+impl Clearance {
+    pub fn restore(&self) -> &Restore {
+        &self.restore
+    }
+
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The server that was looked at: whoever connects again has to find the same system identifier.
+    pub fn target(&self) -> Option<&TargetServer> {
+        self.target.as_ref()
+    }
+
+    /// The backup of the target that was seen, where the mode demands one.
+    pub fn safety_backup(&self) -> Option<BackupId> {
+        self.safety_backup
+    }
+
+    pub fn granted_at(&self) -> Timestamp {
+        self.granted_at
+    }
+}
+
+/// Allows a restore, or says everything that is against it.
+///
+/// # Errors
+/// All refusals, the weightiest first.
+pub fn clear(facts: Facts) -> Result<Clearance, Vec<Refusal>> {
+    let refusals = refusals(&facts);
+    if !refusals.is_empty() {
+        return Err(refusals);
+    }
+    let safety_backup = facts.safety_backup.filter(|_| facts.restore.changes_existing_data()).map(|backup| backup.id);
+    Ok(Clearance {
+        restore: facts.restore,
+        options: facts.options,
+        source: facts.source,
+        environment: facts.environment,
+        target: facts.target,
+        safety_backup,
+        granted_at: facts.now,
+    })
+}
+
+/// What is against a restore; empty where it may be done.
+pub fn refusals(facts: &Facts) -> Vec<Refusal> {
+    let mut refusals: Vec<Refusal> = passkey_refusal(&facts.restore, facts.passkey).into_iter().collect();
+    refusals.extend(source_refusals(facts));
+    refusals.extend(name_refusals(&facts.restore));
+    if facts.restore.writes_to_the_server() {
+        match &facts.target {
+            None => refusals.push(Refusal::TargetUnknown),
+            Some(server) => {
+                refusals.extend(server_refusals(facts, server));
+                refusals.extend(database_refusals(&facts.restore, server));
+                refusals.extend(safety_refusal(facts, server));
+            }
+        }
+    }
+    refusals
+}
+
+/// The passkey's rule alone: it is judged before anything else is looked at.
+pub fn passkey_refusal(restore: &Restore, passkey: Passkey) -> Option<Refusal> {
+    if !restore.needs_passkey() {
+        return None;
+    }
+    match passkey {
+        Passkey::Accepted => None,
+        Passkey::NotConfigured => Some(Refusal::PasskeyNotConfigured),
+        Passkey::Missing => Some(Refusal::PasskeyMissing),
+        Passkey::Rejected => Some(Refusal::PasskeyRejected),
+        Passkey::LockedOut { until } => Some(Refusal::LockedOut { until }),
+    }
+}
+
+fn source_refusals(facts: &Facts) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let fits = match (&facts.restore, &facts.source) {
+        (Restore::Undo { .. }, source) => *source == Source::Previous,
+        (Restore::RdsSnapshot { .. } | Restore::RdsPointInTime { .. }, source) => *source == Source::Rds,
+        // A drill proves a backup against its manifest.
+        (Restore::Verify { .. }, source) => matches!(source, Source::Backup(_)),
+        (_, source) => matches!(source, Source::Backup(_) | Source::Import { .. }),
+    };
+    if !fits {
+        refusals.push(Refusal::SourceUnfit { mode: facts.restore.mode() });
+    }
+    let Some(manifest) = facts.source.manifest() else { return refusals };
+    let id = manifest.timestamp;
+    if manifest.state != State::Complete {
+        refusals.push(Refusal::BackupExpired { id });
+    } else if manifest.verified.is_none() && !matches!(facts.restore, Restore::Verify { .. }) {
+        refusals.push(Refusal::BackupNotVerified { id });
+    }
+    if !manifest.artifacts.contains_key("dump") {
+        refusals.push(Refusal::BackupWithoutDump { id });
+    }
+    if matches!(facts.restore, Restore::Swap { .. }) {
+        let selection = &manifest.selection;
+        let lists =
+            [("only", &selection.include), ("not", &selection.exclude), ("no rows of", &selection.exclude_data)];
+        let told = lists.into_iter().filter(|(_, patterns)| !patterns.is_empty()).map(|(word, patterns)| {
+            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+            format!("{word} {}", patterns.join(", "))
+        });
+        let left_out: Vec<String> = told.collect();
+        if !left_out.is_empty() {
+            refusals.push(Refusal::BackupPartial { id, left_out: left_out.join("; ") });
+        }
+    }
+    refusals
+}
+
+fn name_refusals(restore: &Restore) -> Vec<Refusal> {
+    let problem = |name: &str| {
+        if name.is_empty() {
+            Some("it is empty")
+        } else if name.len() > MAX_NAME_BYTES {
+            Some("it is longer than 63 bytes")
+        } else if name.chars().any(char::is_control) {
+            Some("it has control characters")
+        } else {
+            None
+        }
+    };
+    let names = restore.names();
+    let invalid = names.iter().filter_map(|name| problem(name).map(|problem| ((*name).to_owned(), problem)));
+    let unique: BTreeSet<(String, &str)> = invalid.collect();
+    unique.into_iter().map(|(name, problem)| Refusal::NameInvalid { name, problem }).collect()
+}
+
+fn server_refusals(facts: &Facts, server: &TargetServer) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    match (&facts.configured_system_identifier, &server.system_identifier) {
+        (None, found) => refusals.push(Refusal::ServerNotConfigured { found: found.clone() }),
+        (Some(_), None) => refusals.push(Refusal::ServerUnidentified),
+        (Some(configured), Some(found)) if configured != found => {
+            refusals.push(Refusal::WrongServer { found: found.clone(), configured: configured.clone() });
+        }
+        (Some(_), Some(_)) => {}
+    }
+    let function = &facts.environment;
+    match (&server.environment, facts.source.manifest()) {
+        (Some(found), _) if found != function.as_str() => refusals.push(Refusal::WrongEnvironment {
+            found: found.clone(),
+            function: function.clone(),
+            reason: "its setting holdfast.environment says so",
+        }),
+        (None, Some(manifest))
+            if manifest.environment != *function
+                && server.system_identifier.is_some()
+                && manifest.server.system_identifier == server.system_identifier =>
+        {
+            refusals.push(Refusal::WrongEnvironment {
+                found: manifest.environment.to_string(),
+                function: function.clone(),
+                reason: "the backup was taken from this very server",
+            });
+        }
+        _ => {}
+    }
+    if server.in_recovery {
+        refusals.push(Refusal::TargetStandby);
+    }
+    refusals
+}
+
+fn database_refusals(restore: &Restore, server: &TargetServer) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    if let Some(name) = restore.existing() {
+        if RESERVED_DATABASES.contains(&name) {
+            refusals.push(Refusal::TargetReserved { name: name.to_owned() });
+        } else if !server.databases.contains(name) {
+            refusals.push(Refusal::TargetMissing { name: name.to_owned() });
+        }
+    }
+    let exist = restore.created().into_iter().filter(|name| server.databases.contains(*name));
+    refusals.extend(exist.map(|name| Refusal::TargetExists { name: name.to_owned() }));
+    if let Restore::Undo { database, previous, .. } = restore
+        && previous.as_ref().is_none_or(|previous| !server.databases.contains(previous))
+    {
+        refusals.push(Refusal::NothingToUndo { database: database.clone() });
+    }
+    refusals
+}
+
+fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
+    if !facts.restore.changes_existing_data() {
+        return None;
+    }
+    let database = facts.restore.target();
+    let newest = match &facts.safety_backup {
+        None => "there is none".to_owned(),
+        Some(backup) => {
+            let age = backup.completed.duration_until(facts.now);
+            if backup.environment != facts.environment || backup.database != database {
+                format!("{} is of {} in {}", backup.id, backup.database, backup.environment)
+            } else if server.system_identifier.is_none() || backup.system_identifier != server.system_identifier {
+                format!("{} is of another server", backup.id)
+            } else if !backup.verified {
+                format!("{} is not verified", backup.id)
+            } else if !backup.whole {
+                format!("{} is of chosen tables only", backup.id)
+            } else if age < -CLOCK_TOLERANCE {
+                format!("{} lies in the future", backup.id)
+            } else if age > facts.safety_window {
+                format!("the newest, {}, was complete {} min ago", backup.id, age.as_mins())
+            } else {
+                return None;
+            }
+        }
+    };
+    Some(Refusal::SafetyBackupMissing {
+        mode: facts.restore.mode(),
+        database: database.to_owned(),
+        minutes: facts.safety_window.as_mins(),
+        newest,
+    })
+}

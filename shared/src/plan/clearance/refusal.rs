@@ -1,0 +1,123 @@
+//! What can be against a restore.
+
+use jiff::Timestamp;
+
+use crate::domain::{BackupId, Environment};
+
+/// Why a restore may not be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no restore passkey is configured, so that no restore is allowed")]
+    PasskeyNotConfigured,
+    #[error("the request has no passkey")]
+    PasskeyMissing,
+    #[error("the passkey is wrong")]
+    PasskeyRejected,
+    #[error("too many wrong passkeys: restores are locked until {until}")]
+    LockedOut { until: Timestamp },
+    #[error("{mode} cannot be made of this source")]
+    SourceUnfit { mode: &'static str },
+    #[error("backup {id} is expired: its data is gone")]
+    BackupExpired { id: BackupId },
+    #[error("backup {id} is not verified")]
+    BackupNotVerified { id: BackupId },
+    #[error("backup {id} has no dump")]
+    BackupWithoutDump { id: BackupId },
+    #[error("backup {id} leaves tables or rows out ({left_out}), which the live database would lose")]
+    BackupPartial { id: BackupId, left_out: String },
+    #[error("the target server was not reached")]
+    TargetUnknown,
+    #[error("no system identifier of the target server is configured; this one is {}", shown(found))]
+    ServerNotConfigured { found: Option<String> },
+    #[error("the target server does not tell its system identifier")]
+    ServerUnidentified,
+    #[error("the target server is {found}, and {configured} is configured")]
+    WrongServer { found: String, configured: String },
+    #[error("the target server belongs to {found}, and this function is of {function}: {reason}")]
+    WrongEnvironment { found: String, function: Environment, reason: &'static str },
+    #[error("the target server is a standby")]
+    TargetStandby,
+    #[error("{name:?} cannot be the name of a database or schema: {problem}")]
+    NameInvalid { name: String, problem: &'static str },
+    #[error("database {name:?} belongs to the server")]
+    TargetReserved { name: String },
+    #[error("database {name:?} exists")]
+    TargetExists { name: String },
+    #[error("database {name:?} does not exist")]
+    TargetMissing { name: String },
+    #[error("no swap has put a database {database:?} aside")]
+    NothingToUndo { database: String },
+    #[error(
+        "{mode} changes database {database:?}, and no verified backup of it is younger than {minutes} min: {newest}"
+    )]
+    SafetyBackupMissing { mode: &'static str, database: String, minutes: i64, newest: String },
+}
+
+fn shown(identifier: &Option<String>) -> &str {
+    identifier.as_deref().unwrap_or("not readable")
+}
+
+impl Refusal {
+    /// Stable; docs/errors.md lists all.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::PasskeyNotConfigured => "restore-passkey-not-configured",
+            Self::PasskeyMissing => "restore-passkey-missing",
+            Self::PasskeyRejected => "restore-passkey-rejected",
+            Self::LockedOut { .. } => "restore-locked-out",
+            Self::SourceUnfit { .. } => "restore-source-unfit",
+            Self::BackupExpired { .. } => "backup-expired",
+            Self::BackupNotVerified { .. } => "restore-backup-not-verified",
+            Self::BackupWithoutDump { .. } => "restore-backup-without-dump",
+            Self::BackupPartial { .. } => "restore-backup-partial",
+            Self::TargetUnknown => "restore-target-unknown",
+            Self::ServerNotConfigured { .. } => "restore-server-not-configured",
+            Self::ServerUnidentified => "restore-server-unidentified",
+            Self::WrongServer { .. } => "restore-wrong-server",
+            Self::WrongEnvironment { .. } => "restore-wrong-environment",
+            Self::TargetStandby => "restore-target-standby",
+            Self::NameInvalid { .. } => "restore-name-invalid",
+            Self::TargetReserved { .. } => "restore-target-reserved",
+            Self::TargetExists { .. } => "restore-target-exists",
+            Self::TargetMissing { .. } => "restore-target-missing",
+            Self::NothingToUndo { .. } => "restore-nothing-to-undo",
+            Self::SafetyBackupMissing { .. } => "restore-safety-backup-missing",
+        }
+    }
+
+    /// What the operator can do.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::PasskeyNotConfigured => {
+                "make a hash with `restore-trigger hash-passkey`, store it as a secret, and set RESTORE_PASSKEY_SECRET_ARN"
+            }
+            Self::PasskeyMissing => "give it as \"passkey\"; mode plan and drills need none",
+            Self::PasskeyRejected => "five wrong ones within 15 minutes lock restores for 15 minutes",
+            Self::LockedOut { .. } => "wait; if it was not you, look at the records under restores/ and at CloudTrail",
+            Self::SourceUnfit { .. } => "docs/restore.md says what each mode takes",
+            Self::BackupExpired { .. } => "choose another backup",
+            Self::BackupNotVerified { .. } => "choose a verified backup, or prove this one with mode verify",
+            Self::BackupWithoutDump { .. } => "only a dump can be restored; choose another backup",
+            Self::BackupPartial { .. } => "use mode new_database or tables, or a backup without exclusions",
+            Self::TargetUnknown => "check the database settings and the network",
+            Self::ServerNotConfigured { .. } => {
+                "set TARGET_SYSTEM_IDENTIFIER once you are sure that this is the server that restores may write to"
+            }
+            Self::ServerUnidentified => "grant EXECUTE ON FUNCTION pg_control_system() to the restoring role",
+            Self::WrongServer { .. } => {
+                "check the database settings; after a move or a major upgrade set TARGET_SYSTEM_IDENTIFIER anew"
+            }
+            Self::WrongEnvironment { .. } => {
+                "restores write to their own environment only; a server that two share says so by \
+                 ALTER DATABASE … SET holdfast.environment"
+            }
+            Self::TargetStandby => "give the primary's host",
+            Self::NameInvalid { .. } => "give a shorter or another target_database",
+            Self::TargetReserved { .. } => "choose a database of your own",
+            Self::TargetExists { .. } => "give another target_database, or drop it if it is not needed any more",
+            Self::TargetMissing { .. } => "check target_database and DATABASE_NAME; mode new_database makes a new one",
+            Self::NothingToUndo { .. } => "mode undo takes back what mode swap did",
+            Self::SafetyBackupMissing { .. } => "run scheduled-export first, or ask with \"take_safety_backup\": true",
+        }
+    }
+}
