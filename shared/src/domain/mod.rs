@@ -1,5 +1,6 @@
 //! Values without I/O: what a backup is called, where it lies, what it holds.
 
+pub mod artifact;
 pub mod backup_id;
 pub mod environment;
 pub mod fingerprint;
@@ -8,6 +9,7 @@ pub mod object_key;
 pub mod pin;
 pub mod table;
 
+pub use artifact::{ArtifactKey, ArtifactKind};
 pub use backup_id::BackupId;
 pub use environment::Environment;
 pub use fingerprint::{Fingerprint, TableDigest};

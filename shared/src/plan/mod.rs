@@ -3,3 +3,4 @@
 pub mod clearance;
 pub mod export;
 pub mod rebuild;
+pub mod retention;

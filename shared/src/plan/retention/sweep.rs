@@ -1,0 +1,300 @@
+//! What dead runs have left behind: artifacts without a manifest, uploads, pins and leases.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::domain::{ArtifactKey, ArtifactKind, BackupId, KeyPrefix, Pin};
+
+/// An object under a folder of artifacts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub key: String,
+    pub size_bytes: u64,
+    pub etag: String,
+    pub last_modified: Timestamp,
+}
+
+/// An artifact of a backup that has no manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Orphan {
+    /// The object, or a folder that ends with a slash.
+    pub key: String,
+    pub backup_id: BackupId,
+    pub kind: ArtifactKind,
+    pub size_bytes: u64,
+    pub objects: usize,
+    pub last_modified: Timestamp,
+    /// Of a single object: it is removed as it was found, or not at all.
+    pub etag: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OrphanPlan {
+    /// Seen for the first time.
+    pub report: Vec<Orphan>,
+    /// Reported by an earlier run, and unchanged since.
+    pub remove: Vec<Orphan>,
+    /// Keys in our folders that no release of this project writes. They are left alone.
+    pub strangers: Vec<String>,
+    /// Why nothing is removed although there is something to remove.
+    pub refused: Option<String>,
+}
+
+/// What is known of the bucket besides the artifacts themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    pub prefix: &'a KeyPrefix,
+    /// Every backup that has a manifest, readable or not.
+    pub manifests: &'a BTreeSet<BackupId>,
+    pub pins: &'a [Pin],
+    /// Orphans that an earlier run has reported, and when they had last been changed.
+    pub reported: &'a BTreeMap<String, Timestamp>,
+    pub now: Timestamp,
+    pub age: SignedDuration,
+    /// Remove many as well.
+    pub override_anomaly: bool,
+}
+
+/// So many orphans are no anomaly, however few manifests there are.
+const FEW: usize = 10;
+/// What the older scripts keep beside the artifacts.
+const LATEST: &str = "postgres-exports/sql/latest.sql.gz";
+
+/// A manifest that is gone makes an orphan of a good backup, and many at once look like lost manifests rather than
+/// dead runs: then nothing is removed.
+pub fn plan_orphans(found: &[Found], surroundings: &Surroundings<'_>) -> OrphanPlan {
+    let mut plan = OrphanPlan::default();
+    let mut orphans: BTreeMap<String, Orphan> = BTreeMap::new();
+    for object in found {
+        let Some(owner) = ArtifactKey::parse(&object.key, surroundings.prefix) else {
+            if object.key.strip_prefix(surroundings.prefix.as_str()) != Some(LATEST) && !object.key.ends_with('/') {
+                plan.strangers.push(object.key.clone());
+            }
+            continue;
+        };
+        if surroundings.manifests.contains(&owner.backup_id) {
+            continue;
+        }
+        let etag = (!owner.is_folder()).then(|| object.etag.clone());
+        let orphan = orphans.entry(owner.key.clone()).or_insert_with(|| Orphan {
+            key: owner.key,
+            backup_id: owner.backup_id,
+            kind: owner.kind,
+            size_bytes: 0,
+            objects: 0,
+            last_modified: object.last_modified,
+            etag,
+        });
+        orphan.size_bytes += object.size_bytes;
+        orphan.objects += 1;
+        orphan.last_modified = orphan.last_modified.max(object.last_modified);
+    }
+    let pinned =
+        |id: BackupId| surroundings.pins.iter().any(|pin| pin.backup_id == id && pin.is_active(surroundings.now));
+    for orphan in orphans.into_values() {
+        if surroundings.now.duration_since(orphan.last_modified) <= surroundings.age || pinned(orphan.backup_id) {
+            continue;
+        }
+        if surroundings.reported.get(&orphan.key) == Some(&orphan.last_modified) {
+            plan.remove.push(orphan);
+        } else {
+            plan.report.push(orphan);
+        }
+    }
+    let all = plan.remove.len() + plan.report.len();
+    if all > FEW.max(surroundings.manifests.len() / 10) && !surroundings.override_anomaly {
+        plan.refused = Some(format!(
+            "{all} artifacts have no manifest, and {} backups have one: the manifests may be what is missing",
+            surroundings.manifests.len()
+        ));
+        let unremoved = std::mem::take(&mut plan.remove);
+        plan.report.extend(unremoved);
+    }
+    plan
+}
+
+/// An upload that was neither completed nor aborted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PendingUpload {
+    pub key: String,
+    pub upload_id: String,
+    pub initiated: Timestamp,
+}
+
+/// Who works on a database, or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseFacts {
+    pub key: String,
+    pub etag: String,
+    pub released: bool,
+    pub expires: Timestamp,
+    pub upload_id: Option<String>,
+}
+
+/// Uploads of ours that are older than the age, and that no living run's lease names.
+pub fn stale_uploads(
+    uploads: Vec<PendingUpload>,
+    leases: &[LeaseFacts],
+    surroundings: &Surroundings<'_>,
+) -> Vec<PendingUpload> {
+    let alive = |upload: &PendingUpload| {
+        leases.iter().any(|lease| {
+            !lease.released
+                && lease.expires > surroundings.now
+                && lease.upload_id.as_deref() == Some(upload.upload_id.as_str())
+        })
+    };
+    let ours = |upload: &PendingUpload| {
+        ArtifactKey::parse(&upload.key, surroundings.prefix).is_some_and(|key| key.kind != ArtifactKind::RdsExport)
+    };
+    let old = |upload: &PendingUpload| surroundings.now.duration_since(upload.initiated) > surroundings.age;
+    uploads.into_iter().filter(|upload| old(upload) && ours(upload) && !alive(upload)).collect()
+}
+
+/// Leases that nobody has renewed for so long that what they named has been swept as well.
+pub fn dead_leases(leases: Vec<LeaseFacts>, surroundings: &Surroundings<'_>) -> Vec<LeaseFacts> {
+    leases.into_iter().filter(|lease| surroundings.now.duration_since(lease.expires) > surroundings.age).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn found(key: &str, modified: &str) -> Found {
+        Found { key: key.into(), size_bytes: 10, etag: "e".into(), last_modified: at(modified) }
+    }
+
+    #[derive(Default)]
+    struct Given {
+        manifests: BTreeSet<BackupId>,
+        pins: Vec<Pin>,
+        reported: BTreeMap<String, Timestamp>,
+        override_anomaly: bool,
+    }
+
+    impl Given {
+        fn surroundings(&self) -> Surroundings<'_> {
+            static NONE: std::sync::LazyLock<KeyPrefix> = std::sync::LazyLock::new(KeyPrefix::default);
+            Surroundings {
+                prefix: &NONE,
+                manifests: &self.manifests,
+                pins: &self.pins,
+                reported: &self.reported,
+                now: at("2025-06-23T00:00:00Z"),
+                age: DAY,
+                override_anomaly: self.override_anomaly,
+            }
+        }
+
+        fn plan(&self, found: &[Found]) -> OrphanPlan {
+            plan_orphans(found, &self.surroundings())
+        }
+    }
+
+    fn plan(found: &[Found]) -> OrphanPlan {
+        Given::default().plan(found)
+    }
+
+    fn reported(key: &str, modified: &str) -> Given {
+        Given { reported: BTreeMap::from([(key.to_owned(), at(modified))]), ..Given::default() }
+    }
+
+    const DUMP: &str = "postgres-exports/dumps/2025-06-21/20250621-143000.dump";
+
+    #[test]
+    fn an_orphan_is_reported_first_and_removed_after() {
+        let old = [found(DUMP, "2025-06-21T14:31:00Z")];
+        assert_eq!(plan(&old).report.len(), 1);
+        let removed = reported(DUMP, "2025-06-21T14:31:00Z").plan(&old);
+        assert_eq!((removed.report.len(), removed.remove.len()), (0, 1));
+        assert_eq!(reported(DUMP, "2025-06-21T14:30:00Z").plan(&old).report.len(), 1, "changed since");
+    }
+
+    #[test]
+    fn the_young_the_pinned_and_those_with_a_manifest_are_no_orphans() {
+        assert_eq!(plan(&[found(DUMP, "2025-06-22T00:00:01Z")]), OrphanPlan::default());
+        let old = [found(DUMP, "2025-06-21T14:31:00Z")];
+        let id: BackupId = "20250621-143000".parse().unwrap();
+        let listed = Given { manifests: BTreeSet::from([id]), ..Given::default() };
+        assert_eq!(listed.plan(&old), OrphanPlan::default());
+        let pin = Pin { backup_id: id, request_id: "r".into(), purpose: "p".into(), expires: None, released: false };
+        assert_eq!(Given { pins: vec![pin], ..Given::default() }.plan(&old), OrphanPlan::default());
+    }
+
+    #[test]
+    fn a_folder_is_one_orphan_as_young_as_its_youngest_object() {
+        let folder = "postgres-exports/rds-exports/2025-06-21/export-20250621-143000/";
+        let objects = |second: &str| {
+            [found(&format!("{folder}a"), "2025-06-21T15:00:00Z"), found(&format!("{folder}shop/b"), second)]
+        };
+        let reported = plan(&objects("2025-06-21T16:00:00Z")).report;
+        assert_eq!((reported[0].key.as_str(), reported[0].objects, &reported[0].etag), (folder, 2, &None));
+        assert!(plan(&objects("2025-06-22T16:00:00Z")).report.is_empty());
+    }
+
+    #[test]
+    fn strangers_are_named_and_left_alone() {
+        let plan = plan(&[
+            found("postgres-exports/dumps/notes.txt", "2020-01-01T00:00:00Z"),
+            found("postgres-exports/sql/latest.sql.gz", "2020-01-01T00:00:00Z"),
+            found("postgres-exports/dumps/", "2020-01-01T00:00:00Z"),
+        ]);
+        assert_eq!(plan.strangers, ["postgres-exports/dumps/notes.txt"]);
+        assert!(plan.report.is_empty());
+    }
+
+    #[test]
+    fn many_orphans_are_lost_manifests() {
+        let many: Vec<Found> = (10..21)
+            .map(|hour| {
+                let key = format!("postgres-exports/dumps/2025-06-20/20250620-{hour}0000.dump");
+                found(&key, "2025-06-20T22:00:00Z")
+            })
+            .collect();
+        let reported = many.iter().map(|object| (object.key.clone(), object.last_modified)).collect();
+        let mut given = Given { reported, ..Given::default() };
+        let refused = given.plan(&many);
+        assert!(refused.refused.is_some() && refused.remove.is_empty() && refused.report.len() == 11);
+        assert_eq!(given.plan(&many[1..]).remove.len(), 10);
+        given.override_anomaly = true;
+        assert_eq!(given.plan(&many).remove.len(), 11);
+    }
+
+    #[test]
+    fn uploads_and_leases_of_the_living_stay() {
+        let given = Given::default();
+        let surroundings = given.surroundings();
+        let upload = |key: &str, id: &str, initiated: &str| PendingUpload {
+            key: key.into(),
+            upload_id: id.into(),
+            initiated: at(initiated),
+        };
+        let lease = |expires: &str, id: &str| LeaseFacts {
+            key: "k".into(),
+            etag: "e".into(),
+            released: false,
+            expires: at(expires),
+            upload_id: Some(id.into()),
+        };
+        let leases = vec![lease("2025-06-23T00:00:30Z", "living"), lease("2025-06-21T00:00:00Z", "dead")];
+        let uploads = vec![
+            upload(DUMP, "living", "2025-06-21T00:00:00Z"),
+            upload(DUMP, "dead", "2025-06-21T00:00:00Z"),
+            upload(DUMP, "young", "2025-06-22T12:00:00Z"),
+            upload("files/upload.xlsx", "other", "2025-01-01T00:00:00Z"),
+        ];
+        let stale: Vec<String> =
+            stale_uploads(uploads, &leases, &surroundings).into_iter().map(|upload| upload.upload_id).collect();
+        assert_eq!(stale, ["dead"]);
+        let dead = dead_leases(leases, &surroundings);
+        assert_eq!((dead.len(), dead[0].upload_id.as_deref()), (1, Some("dead")));
+    }
+}
