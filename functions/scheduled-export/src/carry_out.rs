@@ -16,8 +16,8 @@ use holdfast_shared::store::upload::Upload;
 use tokio::task::JoinSet;
 
 use crate::assembly::Assembly;
-use crate::observe::Observed;
-use crate::worker::{Role, Work, deferred, work};
+use crate::observe::{Observed, name_blockers};
+use crate::worker::{LockTimeouts, Role, Work, deferred, work};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// A helper does not wait long for a lock: the holder has it already.
@@ -65,7 +65,9 @@ pub async fn carry_out(
     let dump_ids = observed.entries.iter().map(|entry| observed.toc.entries[entry.toc_index].dump_id).collect();
     let assembly = Assembly::new(&plan, upload);
     let sources = observed.sources.clone();
-    let shared = Arc::new(Work::new(plan, sources, dump_ids, observed.compression, assembly, started));
+    let lock_timeouts =
+        LockTimeouts { table: HELPER_LOCK_TIMEOUT.min(config.lock_timeout), beyond: config.lock_timeout };
+    let shared = Arc::new(Work::new(plan, sources, dump_ids, observed.compression, assembly, lock_timeouts, started));
     let mut digests = vec![TableDigest::default(); shared.sources.len()];
 
     let (handoff, jobs) = deferred();
@@ -89,7 +91,7 @@ pub async fn carry_out(
                     session.close().await;
                 }
                 // The other workers are aborted as the set is dropped.
-                Some(Ok(Err(fault))) => return Err(fault),
+                Some(Ok(Err(fault))) => return Err(name_blockers(connector, fault).await),
                 Some(Err(panic)) => return Err(Fault::from_error("internal", &panic)),
             },
             () = &mut progress => {}
@@ -106,9 +108,8 @@ async fn open_helpers(
     observed: &mut Observed,
     count: usize,
 ) -> Result<Vec<RawSession>, Fault> {
-    let lock_timeout = HELPER_LOCK_TIMEOUT.min(config.lock_timeout);
     let opened = futures::future::join_all(
-        (0..count).map(|_| open_helper(connector, observed.facts.major(), &observed.snapshot, lock_timeout)),
+        (0..count).map(|_| open_helper(connector, observed.facts.major(), &observed.snapshot, config.lock_timeout)),
     )
     .await;
     let mut helpers = Vec::with_capacity(count);

@@ -9,10 +9,10 @@ use holdfast_shared::domain::manifest::Selection;
 use holdfast_shared::domain::{QualifiedName, TablePattern};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::export::{DataEntry, Extent};
-use holdfast_shared::postgres::catalog::{self, RelationFacts, ServerFacts};
-use holdfast_shared::postgres::connect::{Connector, Session};
+use holdfast_shared::postgres::catalog::{self, Blocker, RelationFacts, ServerFacts};
+use holdfast_shared::postgres::connect::{ConnectError, Connector, Session};
 use holdfast_shared::postgres::pg_dump::{PgDump, PgDumpError};
-use holdfast_shared::postgres::session::{Client, query_fault, session_settings};
+use holdfast_shared::postgres::session::{Client, LOCK_NOT_AVAILABLE, QueryError, query_fault, session_settings};
 
 use crate::read::{Source, table_source};
 
@@ -21,6 +21,9 @@ const TID_RANGE_SCAN_MAJOR: u32 = 14;
 /// Tables named in one LOCK statement.
 const LOCK_BATCH: usize = 500;
 const LISTED: usize = 20;
+const UNDEFINED_TABLE: &str = "42P01";
+/// How often a snapshot is taken anew because definitions changed before they were locked.
+const OBSERVATIONS: usize = 3;
 
 pub struct Observed {
     pub snapshot: String,
@@ -36,12 +39,56 @@ pub struct Observed {
     pub warnings: Vec<String>,
 }
 
+/// Why an observation came to nothing.
+enum Setback {
+    Fault(Fault),
+    /// Someone changed a definition between the snapshot and the lock: a new snapshot sees what came of it.
+    Overtaken(Fault),
+}
+
+impl From<Fault> for Setback {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<PgDumpError> for Setback {
+    fn from(error: PgDumpError) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+impl From<ConnectError> for Setback {
+    fn from(error: ConnectError) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
 /// Returns what was seen, and the session that holds the snapshot and a lock on every table that is read.
 pub async fn observe(
     config: &ExportConfig,
     selection: &Selection,
     connector: &Connector,
 ) -> Result<(Observed, Session), Fault> {
+    for _ in 1..OBSERVATIONS {
+        match Box::pin(observe_once(config, selection, connector)).await {
+            Ok(observed) => return Ok(observed),
+            Err(Setback::Fault(fault)) => return Err(fault),
+            Err(Setback::Overtaken(fault)) => {
+                tracing::info!(reason = %fault, "a definition changed before it was locked: looking again");
+            }
+        }
+    }
+    Box::pin(observe_once(config, selection, connector)).await.map_err(|setback| match setback {
+        Setback::Fault(fault) | Setback::Overtaken(fault) => fault,
+    })
+}
+
+async fn observe_once(
+    config: &ExportConfig,
+    selection: &Selection,
+    connector: &Connector,
+) -> Result<(Observed, Session), Setback> {
     let (pg_dump, holder) = tokio::join!(PgDump::find(&config.pg_dump), connector.session());
     let (pg_dump, holder) = (pg_dump?, holder?);
     holder.refuse_pooler().await?;
@@ -52,7 +99,8 @@ pub async fn observe(
         return Err(Fault::new(
             "server-unsupported",
             format!("server version {} is not one of 13 to 18", facts.version),
-        ));
+        )
+        .into());
     }
 
     let mut warnings = Vec::new();
@@ -68,7 +116,7 @@ pub async fn observe(
     let dump = pg_dump.table_of_contents(connector.target(), &snapshot, selection, lock_timeout_ms).await;
     let (mut toc, running) = match dump {
         Ok(dump) => dump,
-        Err(error) => return Err(explain_pg_dump(client, error).await),
+        Err(error) => return Err(explain_pg_dump(client, &facts, error).await),
     };
     let compression = config.compression.unwrap_or_else(|| Compression::default_for(facts.major(), toc.header.version));
     if !compression.fits(toc.header.version) {
@@ -76,11 +124,12 @@ pub async fn observe(
             "compression-unsupported",
             format!("archives of version {} cannot be compressed with {compression}", toc.header.version),
         )
-        .hint("set COMPRESSION=gzip, or use a pg_dump of version 16 or later"));
+        .hint("set COMPRESSION=gzip, or use a pg_dump of version 16 or later")
+        .into());
     }
 
     let oids: Vec<u32> = data_entries(&toc).filter_map(|(_, entry)| entry.oid()).collect();
-    let relations = catalog::relation_facts(client, &oids, facts.block_size).await.map_err(query_fault)?;
+    let relations = or_locked(client, catalog::relation_facts(client, &oids, facts.block_size)).await?;
     lock_tables(client, &relations).await?;
     running.stop().await;
 
@@ -154,17 +203,46 @@ async fn check_rights(client: &Client, facts: &ServerFacts, selection: &Selectio
     Ok(())
 }
 
-/// `pg_dump` waits for locks, too: whoever stands in the way is named.
-async fn explain_pg_dump(client: &Client, error: PgDumpError) -> Fault {
+/// What `pg_dump`'s own words mean. It waits for locks, too: whoever stands in the way is named.
+async fn explain_pg_dump(client: &Client, facts: &ServerFacts, error: PgDumpError) -> Setback {
     let PgDumpError::Failed { message } = &error else { return error.into() };
-    if message.contains("lock timeout") || message.contains("could not obtain lock") {
-        return lock_fault(client, &chain(&error)).await;
+    let says = |any: &[&str]| any.iter().any(|words| message.contains(words));
+    let fault = |code| Fault::from_error(code, &error);
+    // Up to 15 it waits for locks by a statement timeout; the server's words may be in any language.
+    if says(&["lock timeout", "statement timeout", "could not obtain lock", "LOCK TABLE"]) && !says(&["does not exist"])
+    {
+        let blockers = catalog::blockers(client).await.unwrap_or_default();
+        if !blockers.is_empty() || says(&["lock timeout", "statement timeout", "could not obtain lock"]) {
+            return lock_fault(&blockers, &chain(&error)).into();
+        }
+    }
+    if says(&["permission denied"]) {
+        let hint = format!("grant SELECT on it to {}, and USAGE on its schema", facts.role);
+        return fault("table-not-readable").hint(hint).into();
+    }
+    if says(&["too many connections", "connection slots are reserved", "too many clients"]) {
+        return fault("database-too-many-connections")
+            .hint("pg_dump needs a connection beside the workers': raise max_connections or the role's limit")
+            .into();
+    }
+    if says(&["certificate"]) {
+        return fault("database-tls-failed").into();
+    }
+    if says(&[
+        "connection to server",
+        "server closed the connection",
+        "could not receive data",
+        "terminating connection",
+    ]) {
+        return fault("database-connection-lost").hint("the next run starts afresh").into();
+    }
+    if says(&["does not exist", "cache lookup failed", "could not open relation"]) {
+        return Setback::Overtaken(error.into());
     }
     error.into()
 }
 
-async fn lock_fault(client: &Client, otherwise: &str) -> Fault {
-    let blockers = catalog::blockers(client).await.unwrap_or_default();
+fn lock_fault(blockers: &[Blocker], otherwise: &str) -> Fault {
     let described: Vec<String> =
         blockers.iter().map(|blocker| format!("{}: {}", blocker.table, blocker.description)).collect();
     let message = if described.is_empty() { otherwise.to_owned() } else { described.join("; ") };
@@ -172,28 +250,63 @@ async fn lock_fault(client: &Client, otherwise: &str) -> Fault {
         .hint("end that session, or raise LOCK_TIMEOUT_MS")
 }
 
+/// Says who holds the lock that a session met while it read; asked by a session of its own, because that one's
+/// transaction is over.
+pub async fn name_blockers(connector: &Connector, fault: Fault) -> Fault {
+    if fault.code != "table-locked" {
+        return fault;
+    }
+    let Ok(session) = connector.session().await else { return fault };
+    let blockers = catalog::blockers(&session.client).await.unwrap_or_default();
+    if blockers.is_empty() { fault } else { lock_fault(&blockers, "").with_context(&fault.message) }
+}
+
+/// Runs what may meet a lock, in a savepoint, so that the session can still be asked who holds it.
+async fn or_locked<T>(client: &Client, work: impl Future<Output = Result<T, QueryError>>) -> Result<T, Setback> {
+    client.batch_execute("SAVEPOINT locks").await.map_err(query_fault)?;
+    match work.await {
+        Ok(result) => {
+            client.batch_execute("RELEASE SAVEPOINT locks").await.map_err(query_fault)?;
+            Ok(result)
+        }
+        Err(error) => {
+            let state = |code| error.code().is_some_and(|state| state.code() == code);
+            if state(LOCK_NOT_AVAILABLE) {
+                let _ = client.batch_execute("ROLLBACK TO SAVEPOINT locks").await;
+                let blockers = catalog::blockers(client).await.unwrap_or_default();
+                let fault = lock_fault(&blockers, &chain(&error));
+                // `pg_dump` has these locks: who still waits for one waits for us.
+                let queued = blockers.iter().all(|blocker| !blocker.holds);
+                return Err(if queued { Setback::Overtaken(fault) } else { Setback::Fault(fault) });
+            }
+            // Gone before `pg_dump` could lock it.
+            let gone = state(UNDEFINED_TABLE);
+            let fault = query_fault(error);
+            Err(if gone { Setback::Overtaken(fault) } else { Setback::Fault(fault) })
+        }
+    }
+}
+
 fn data_entries(toc: &Toc) -> impl Iterator<Item = (usize, &Entry)> {
     toc.entries.iter().enumerate().filter(|(_, entry)| entry.had_dumper && entry.offset == Offset::NotSet)
 }
 
 /// Our own locks, taken while `pg_dump` still holds its own.
-async fn lock_tables(client: &Client, relations: &BTreeMap<u32, RelationFacts>) -> Result<(), Fault> {
-    let lockable: Vec<String> = relations
-        .values()
-        .filter(|relation| matches!(relation.kind, 'r' | 'p' | 'f'))
-        .map(|relation| format!("ONLY {}", relation.name.quoted()))
-        .collect();
-    for batch in lockable.chunks(LOCK_BATCH) {
-        let sql =
-            format!("SAVEPOINT locks; LOCK TABLE {} IN ACCESS SHARE MODE; RELEASE SAVEPOINT locks", batch.join(", "));
-        if let Err(error) = client.batch_execute(&sql).await {
-            let timed_out = error.code().is_some_and(|state| state.code() == "55P03");
-            if !timed_out {
-                return Err(query_fault(error));
-            }
-            let _ = client.batch_execute("ROLLBACK TO SAVEPOINT locks").await;
-            return Err(lock_fault(client, &chain(&error)).await);
-        }
+async fn lock_tables(client: &Client, relations: &BTreeMap<u32, RelationFacts>) -> Result<(), Setback> {
+    let (exact, inexact): (Vec<_>, Vec<_>) = relations
+        .iter()
+        .filter(|(_, relation)| matches!(relation.kind, 'r' | 'p'))
+        .partition(|(_, relation)| relation.name_is_exact);
+    for batch in exact.chunks(LOCK_BATCH) {
+        let names: Vec<String> = batch.iter().map(|(_, relation)| format!("ONLY {}", relation.name.quoted())).collect();
+        let sql = format!("LOCK TABLE {} IN ACCESS SHARE MODE", names.join(", "));
+        or_locked(client, client.batch_execute(&sql)).await?;
+    }
+    for (oid, _) in inexact {
+        let sql = format!(
+            "DO $lock$ BEGIN EXECUTE pg_catalog.format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE', {oid}::pg_catalog.regclass); END $lock$"
+        );
+        or_locked(client, client.batch_execute(&sql)).await?;
     }
     Ok(())
 }
@@ -203,15 +316,22 @@ async fn data_sources(
     facts: &ServerFacts,
     toc: &Toc,
     relations: &BTreeMap<u32, RelationFacts>,
-) -> Result<(Vec<DataEntry>, Vec<Source>), Fault> {
+) -> Result<(Vec<DataEntry>, Vec<Source>), Setback> {
     let mut large_objects: Option<(u64, u64)> = None;
     let (mut entries, mut sources) = (Vec::new(), Vec::new());
     for (toc_index, entry) in data_entries(toc) {
         let (extent, source) = if entry.is_table_data() {
             let relation = entry.oid().and_then(|oid| relations.get(&oid)).ok_or_else(|| {
-                Fault::new("table-vanished", format!("{} is gone since the snapshot was taken", entry.label()))
+                let what = format!("{} is gone since the snapshot was taken", entry.label());
+                Setback::Overtaken(Fault::new("table-vanished", what))
             })?;
-            table_source(entry, relation, facts.major() >= TID_RANGE_SCAN_MAJOR)?
+            let (extent, mut source) = table_source(entry, relation, facts.major() >= TID_RANGE_SCAN_MAJOR)?;
+            if !source.columns_are_utf8(&facts.encoding) {
+                let columns =
+                    catalog::decode_text(client, source.columns(), &facts.encoding).await.map_err(query_fault)?;
+                source.name_columns(&columns);
+            }
+            (extent, Source::Table(source))
         } else if entry.is_large_objects() {
             let total = match large_objects {
                 Some(total) => total,
@@ -226,7 +346,8 @@ async fn data_sources(
                     entry.label(),
                     String::from_utf8_lossy(entry.desc())
                 ),
-            ));
+            )
+            .into());
         };
         entries.push(DataEntry { toc_index, extent });
         sources.push(source);
@@ -260,34 +381,41 @@ fn oid_list(defn: &[u8]) -> impl Iterator<Item = u32> {
 
 /// With chosen tables `pg_dump` leaves out the schemas they lie in, and the archive could not be restored into an
 /// empty database: they are added.
-fn add_schema_entries(toc: &mut Toc, owners: &BTreeMap<String, String>) {
+fn add_schema_entries(toc: &mut Toc, owners: &BTreeMap<Vec<u8>, Vec<u8>>) {
     let mut names: Vec<Vec<u8>> = toc.entries.iter().filter_map(|entry| entry.namespace.clone()).collect();
     names.sort_unstable();
     names.dedup();
     let at = toc.entries.iter().position(|entry| !entry.tag.as_deref().is_some_and(is_preamble)).unwrap_or(0);
-    for name in names.into_iter().rev() {
-        let Ok(schema) = String::from_utf8(name) else { continue };
-        let present = toc.entries.iter().any(|e| e.desc() == b"SCHEMA" && e.tag.as_deref() == Some(schema.as_bytes()));
-        let Some(owner) = owners.get(&schema).filter(|_| !present && schema != "public" && !schema.is_empty()) else {
+    for schema in names.into_iter().rev() {
+        let present = toc.entries.iter().any(|e| e.desc() == b"SCHEMA" && e.tag.as_ref() == Some(&schema));
+        let Some(owner) = owners.get(&schema).filter(|_| !present && schema != b"public" && !schema.is_empty()) else {
             continue;
         };
-        let quoted = holdfast_shared::domain::table::quote_identifier(&schema);
+        let mut quoted = vec![b'"'];
+        for &byte in &schema {
+            quoted.push(byte);
+            if byte == b'"' {
+                quoted.push(byte);
+            }
+        }
+        quoted.push(b'"');
         let entry = Entry {
             dump_id: toc.unused_dump_id(),
             had_dumper: false,
             catalog_oid: Some(b"2615".to_vec()),
             oid: Some(b"0".to_vec()),
-            tag: Some(schema.into_bytes()),
+            tag: Some(schema),
             desc: Some(b"SCHEMA".to_vec()),
             section: 2,
-            defn: Some(format!("CREATE SCHEMA {quoted};\n\n\n").into_bytes()),
-            drop_stmt: Some(format!("DROP SCHEMA {quoted};\n").into_bytes()),
-            copy_stmt: Some(Vec::new()),
-            namespace: Some(Vec::new()),
-            tablespace: Some(Vec::new()),
-            table_access_method: Some(Vec::new()),
+            defn: Some([b"CREATE SCHEMA ", quoted.as_slice(), b";\n\n\n"].concat()),
+            drop_stmt: Some([b"DROP SCHEMA ", quoted.as_slice(), b";\n"].concat()),
+            // Null, not empty: a reader would set an empty name.
+            copy_stmt: None,
+            namespace: None,
+            tablespace: None,
+            table_access_method: None,
             relkind: 0,
-            owner: Some(owner.clone().into_bytes()),
+            owner: Some(owner.clone()),
             with_oids: Some(b"false".to_vec()),
             dependencies: Vec::new(),
             offset: Offset::NoData,

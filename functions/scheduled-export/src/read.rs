@@ -20,6 +20,7 @@ pub struct TableSource {
     relation: Vec<u8>,
     /// `a, b`, quoted; empty where the table has no column that can be copied.
     columns: Vec<u8>,
+    column_names: Vec<String>,
     /// `WHERE …` of an extension's configuration table.
     pub condition: Option<String>,
 }
@@ -27,7 +28,27 @@ pub struct TableSource {
 impl TableSource {
     /// The columns, unquoted.
     pub fn column_names(&self) -> Vec<String> {
-        split_list(&self.columns).into_iter().map(|name| String::from_utf8_lossy(&unquote(name)).into_owned()).collect()
+        self.column_names.clone()
+    }
+
+    /// `a, b`, quoted, in the database's encoding.
+    pub fn columns(&self) -> &[u8] {
+        &self.columns
+    }
+
+    /// Whether the column list can be taken for UTF-8. In `SQL_ASCII` nobody knows better.
+    pub fn columns_are_utf8(&self, encoding: &str) -> bool {
+        self.columns.is_ascii() || matches!(encoding, "UTF8" | "SQL_ASCII")
+    }
+
+    /// Takes the names from the list as it reads in UTF-8.
+    pub fn name_columns(&mut self, columns: &str) {
+        self.column_names = names_of(columns.as_bytes());
+    }
+
+    /// Takes the lock that reading needs.
+    pub fn lock_sql(&self) -> Vec<u8> {
+        [b"LOCK TABLE ONLY ", self.relation.as_slice(), b" IN ACCESS SHARE MODE"].concat()
     }
 
     /// `COPY … TO STDOUT` for a piece.
@@ -63,7 +84,7 @@ impl TableSource {
 }
 
 /// How a table is read, and whether it can be split.
-pub fn table_source(entry: &Entry, relation: &RelationFacts, ranges: bool) -> Result<(Extent, Source), Fault> {
+pub fn table_source(entry: &Entry, relation: &RelationFacts, ranges: bool) -> Result<(Extent, TableSource), Fault> {
     let statement = entry.copy_stmt.as_deref().unwrap_or_default();
     let (target, columns) = parse_copy(statement).ok_or_else(|| {
         Fault::new(
@@ -85,9 +106,18 @@ pub fn table_source(entry: &Entry, relation: &RelationFacts, ranges: bool) -> Re
     } else {
         Extent::Whole { bytes: relation.bytes }
     };
-    let source =
-        TableSource { name: relation.name.clone(), relation: target, columns, condition: relation.condition.clone() };
-    Ok((extent, Source::Table(source)))
+    let source = TableSource {
+        name: relation.name.clone(),
+        relation: target,
+        column_names: names_of(&columns),
+        columns,
+        condition: relation.condition.clone(),
+    };
+    Ok((extent, source))
+}
+
+fn names_of(columns: &[u8]) -> Vec<String> {
+    split_list(columns).into_iter().map(|name| String::from_utf8_lossy(&unquote(name)).into_owned()).collect()
 }
 
 /// Relation and column list of `COPY schema.table (a, b) FROM stdin;`.
@@ -147,7 +177,8 @@ mod tests {
 
     fn source(statement: &str) -> TableSource {
         let (relation, columns) = parse_copy(statement.as_bytes()).unwrap();
-        TableSource { name: QualifiedName::new("s", "t"), relation, columns, condition: None }
+        let column_names = names_of(&columns);
+        TableSource { name: QualifiedName::new("s", "t"), relation, columns, column_names, condition: None }
     }
 
     fn sql(source: &TableSource, piece: &Piece) -> String {

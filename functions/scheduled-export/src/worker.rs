@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_shared::archive::codec::Compression;
 use holdfast_shared::domain::TableDigest;
@@ -31,6 +31,7 @@ pub struct Work {
     pub dump_ids: Vec<i32>,
     pub compression: Compression,
     pub assembly: Assembly,
+    pub lock_timeouts: LockTimeouts,
     queue: Mutex<Queue>,
     started: Instant,
     /// Microseconds from the invocation to the first row; 0: none yet.
@@ -68,11 +69,22 @@ impl Work {
         dump_ids: Vec<i32>,
         compression: Compression,
         assembly: Assembly,
+        lock_timeouts: LockTimeouts,
         started: Instant,
     ) -> Self {
         let open = plan.order.iter().map(|&unit| (unit, 0)).collect();
         let queue = Mutex::new(Queue { open });
-        Self { plan, sources, dump_ids, compression, assembly, queue, started, first_row: AtomicU64::new(0) }
+        Self {
+            plan,
+            sources,
+            dump_ids,
+            compression,
+            assembly,
+            lock_timeouts,
+            queue,
+            started,
+            first_row: AtomicU64::new(0),
+        }
     }
 
     /// Seconds from the invocation to the first row.
@@ -151,8 +163,24 @@ pub enum Role {
     Helper(Deferred),
 }
 
+/// A session, and how long it may wait for a table's lock before it leaves the table to the holder.
+struct Reader {
+    session: RawSession,
+    brief_lock: Option<LockTimeouts>,
+}
+
+/// A helper does not wait long for a table that the holder has locked already; once it has the lock, it waits for
+/// indexes and what is stored out of line as long as anyone.
+#[derive(Debug, Clone, Copy)]
+pub struct LockTimeouts {
+    pub table: Duration,
+    pub beyond: Duration,
+}
+
 /// Works until nothing is left. Returns the digests of what it read, by entry.
-pub async fn work(work: Arc<Work>, mut session: RawSession, mut role: Role) -> Result<(Digests, RawSession), Fault> {
+pub async fn work(work: Arc<Work>, session: RawSession, mut role: Role) -> Result<(Digests, RawSession), Fault> {
+    let brief_lock = matches!(role, Role::Helper(_)).then_some(work.lock_timeouts);
+    let mut reader = Reader { session, brief_lock };
     let mut digests = vec![TableDigest::default(); work.sources.len()];
     let mut writer: Option<Writer> = None;
     loop {
@@ -173,11 +201,11 @@ pub async fn work(work: Arc<Work>, mut session: RawSession, mut role: Role) -> R
         if let Some(previous) = writer.take_if(|writer| job.as_ref().is_none_or(|job| job.unit != writer.unit())) {
             previous.leave(&work.assembly).await?;
         }
-        let Some(job) = job else { return Ok((digests, session)) };
+        let Some(job) = job else { return Ok((digests, reader.session)) };
         let met_lock = match job.task {
-            Task::Piece(index) => read_piece(&work, &mut session, job.unit, index, &mut writer, &mut digests).await?,
+            Task::Piece(index) => read_piece(&work, &mut reader, job.unit, index, &mut writer, &mut digests).await?,
             Task::Bundle { from, writer } => {
-                read_bundle(&work, &mut session, job.unit, from, writer, &mut digests).await?
+                read_bundle(&work, &mut reader, job.unit, from, writer, &mut digests).await?
             }
         };
         if let Some((job, fault)) = met_lock {
@@ -200,7 +228,7 @@ type MetLock = Option<(Job, Fault)>;
 
 async fn read_piece(
     work: &Work,
-    session: &mut RawSession,
+    reader: &mut Reader,
     unit: usize,
     index: usize,
     writer: &mut Option<Writer>,
@@ -216,7 +244,7 @@ async fn read_piece(
     match &work.sources[*entry] {
         Source::Table(table) => {
             if let Some(fault) =
-                copy_table(work, session, *entry, table, &pieces[index], writer, &mut digests[*entry]).await?
+                copy_table(work, reader, *entry, table, &pieces[index], writer, &mut digests[*entry]).await?
             {
                 return Ok(Some((Job { unit, task: Task::Piece(index) }, fault)));
             }
@@ -226,7 +254,7 @@ async fn read_piece(
                 Piece::LargeObjects(range) => range.clone(),
                 _ => 0..oids.len(),
             };
-            copy_large_objects(work, session, &oids[range], writer, &mut digests[*entry]).await?;
+            copy_large_objects(work, &mut reader.session, &oids[range], writer, &mut digests[*entry]).await?;
         }
     }
     writer.piece_done();
@@ -235,7 +263,7 @@ async fn read_piece(
 
 async fn read_bundle(
     work: &Work,
-    session: &mut RawSession,
+    reader: &mut Reader,
     unit: usize,
     from: usize,
     writer: Option<Box<Writer>>,
@@ -253,7 +281,7 @@ async fn read_bundle(
             Source::Table(table) => {
                 writer.begin_block(work.block(entry));
                 if let Some(fault) =
-                    copy_table(work, session, entry, table, &Piece::Whole, &mut writer, &mut digests[entry]).await?
+                    copy_table(work, reader, entry, table, &Piece::Whole, &mut writer, &mut digests[entry]).await?
                 {
                     writer.take_back_block();
                     let task = Task::Bundle { from: position, writer: Some(Box::new(writer)) };
@@ -263,7 +291,7 @@ async fn read_bundle(
             }
             Source::LargeObjects { oids } => {
                 writer.begin_block(work.block(entry));
-                copy_large_objects(work, session, oids, &mut writer, &mut digests[entry]).await?;
+                copy_large_objects(work, &mut reader.session, oids, &mut writer, &mut digests[entry]).await?;
                 writer.end_large_objects_block(entry);
             }
         }
@@ -278,7 +306,7 @@ async fn read_bundle(
 /// Reads one piece of a table. `Some` fault: the table is locked, and nothing has been written.
 async fn copy_table(
     work: &Work,
-    session: &mut RawSession,
+    reader: &mut Reader,
     entry: usize,
     table: &TableSource,
     piece: &Piece,
@@ -286,16 +314,22 @@ async fn copy_table(
     digest: &mut TableDigest,
 ) -> Result<Option<Fault>, Fault> {
     let mut sql = b"SAVEPOINT piece; ".to_vec();
+    if let Some(LockTimeouts { table: brief, beyond }) = reader.brief_lock {
+        sql.extend_from_slice(format!("SET LOCAL lock_timeout = {}; ", brief.as_millis()).as_bytes());
+        sql.extend_from_slice(&table.lock_sql());
+        sql.extend_from_slice(format!("; SET LOCAL lock_timeout = {}; ", beyond.as_millis()).as_bytes());
+    }
     sql.extend_from_slice(&table.copy_sql(piece));
     sql.extend_from_slice(b"; RELEASE SAVEPOINT piece");
-    let result = copy_rows(work, session, &sql, entry, writer, digest).await;
+    let result = copy_rows(work, &mut reader.session, &sql, entry, writer, digest).await;
     match result {
         Ok(()) => Ok(None),
         Err(ReadError::Fault(fault)) => Err(fault),
         Err(ReadError::Copy { error, rows }) => {
             let fault = copy_fault(&error, &work.name(entry));
             if error.code() == Some(LOCK_NOT_AVAILABLE) && rows == 0 {
-                session
+                reader
+                    .session
                     .execute("ROLLBACK TO SAVEPOINT piece; RELEASE SAVEPOINT piece")
                     .await
                     .map_err(|error| copy_fault(&error, &work.name(entry)))?;

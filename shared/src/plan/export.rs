@@ -17,6 +17,9 @@ const ENTRY_OVERHEAD_BYTES: u64 = 32 * 1024;
 /// The same for one large object.
 const OBJECT_OVERHEAD_BYTES: u64 = 4 * 1024;
 const MAX_UNITS: u64 = 2_000;
+/// Part numbers that are not shared out by size: a small table's text may be many times what it takes on disk.
+const EQUAL_SHARES: u64 = 2_000;
+const MAX_EQUAL_SHARE: u64 = 64;
 
 /// One data entry of the table of contents, as the catalog sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +125,7 @@ pub fn plan_export(entries: &[DataEntry], limits: &Limits) -> ExportPlan {
     let lanes = limits.workers.max(1) as u64;
     let bundle_bytes = (total / (lanes * 8)).clamp(4 * MIB, 64 * MIB).max(total / MAX_UNITS);
     let piece_bytes = (total / (lanes * 64)).clamp(16 * MIB, 256 * MIB).max(total / 20_000);
-    let part_size_bytes = limits.part_size_bytes.max(MIN_PART_SIZE_BYTES).max(2 * total / u64::from(MAX_PARTS));
+    let part_size_bytes = limits.part_size_bytes.max(MIN_PART_SIZE_BYTES).max(5 * total / 2 / u64::from(MAX_PARTS));
 
     let contents = divide(entries, bundle_bytes, piece_bytes);
     let units = number_parts(contents, entries);
@@ -197,14 +200,15 @@ fn number_parts(contents: Vec<Content>, entries: &[DataEntry]) -> Vec<Unit> {
     };
     let total: u64 = contents.iter().map(&estimate).sum::<u64>().max(1);
     // Part 1 is the head's. Two numbers are each unit's by right: its first part, and a padded last one.
-    let shared = u64::from(MAX_PARTS - 1) - 2 * contents.len() as u64;
+    let equal = (EQUAL_SHARES / (contents.len() as u64).max(1)).clamp(0, MAX_EQUAL_SHARE);
+    let shared = u64::from(MAX_PARTS - 1) - (2 + equal) * contents.len() as u64;
     let mut next: u32 = 2;
     contents
         .into_iter()
         .map(|content| {
             let estimated_bytes = estimate(&content);
             let share = u128::from(shared) * u128::from(estimated_bytes) / u128::from(total);
-            let end = next + 2 + share as u32;
+            let end = next + 2 + equal as u32 + share as u32;
             let parts = next..end;
             next = end;
             Unit { content, parts, estimated_bytes }
@@ -307,6 +311,20 @@ mod tests {
         assert_eq!(part_size_at(8 * MIB, 50, 100), 16 * MIB);
         assert_eq!(part_size_at(8 * MIB, 75, 100), 32 * MIB);
         assert_eq!(part_size_at(8 * MIB, 0, 1), 8 * MIB);
+    }
+
+    #[test]
+    fn a_small_table_beside_a_giant_one_may_grow_on_the_way() {
+        let heap = |bytes| Extent::Heap { pages: bytes / 8192, bytes };
+        let entries: Vec<_> = [heap(1 << 40), heap(1 << 20)]
+            .into_iter()
+            .enumerate()
+            .map(|(toc_index, extent)| DataEntry { toc_index, extent })
+            .collect();
+        let plan = plan_export(&entries, &limits(2));
+        let available = plan.units[1].parts.len() as u32 - 2;
+        let capacity: u64 = (0..available).map(|used| part_size_at(plan.part_size_bytes, used, available)).sum();
+        assert!(capacity >= 1 << 30, "{capacity}");
     }
 
     proptest! {

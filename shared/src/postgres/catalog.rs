@@ -6,6 +6,28 @@ use tokio_postgres::{Client, Error, Row};
 
 use crate::domain::QualifiedName;
 
+/// A name as UTF-8 bytes, or as it is stored where the server does not know its encoding (`SQL_ASCII`): there it
+/// would refuse to send a name that is not UTF-8.
+fn name_sql(expression: &str) -> String {
+    format!(
+        "pg_catalog.convert_to({expression}::text,
+            CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)"
+    )
+}
+
+fn name(row: &Row, index: usize) -> Result<String, Error> {
+    Ok(String::from_utf8_lossy(row.try_get(index)?).into_owned())
+}
+
+fn qualified_name(row: &Row, index: usize) -> Result<QualifiedName, Error> {
+    Ok(QualifiedName::new(name(row, index)?, name(row, index + 1)?))
+}
+
+/// Text in the database's encoding, as UTF-8.
+pub async fn decode_text(client: &Client, text: &[u8], encoding: &str) -> Result<String, Error> {
+    client.query_one("SELECT pg_catalog.convert_from($1, $2::text::name)", &[&text, &encoding]).await?.try_get(0)
+}
+
 /// Facts about the server, fixed for the run.
 #[derive(Debug, Clone)]
 pub struct ServerFacts {
@@ -70,9 +92,10 @@ pub struct Unreadable {
 ///
 /// Members of extensions count only where the extension marks them as configuration, as for `pg_dump`.
 pub async fn unreadable_relations(client: &Client, facts: &ServerFacts) -> Result<Vec<Unreadable>, Error> {
+    let (schema, table) = (name_sql("n.nspname"), name_sql("c.relname"));
     let rows = client
         .query(
-            "SELECT n.nspname::text, c.relname::text, c.relkind::text,
+            &format!("SELECT {schema}, {table}, c.relkind::text,
                     pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
                     CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
                                    ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END,
@@ -83,14 +106,14 @@ pub async fn unreadable_relations(client: &Client, facts: &ServerFacts) -> Resul
                 AND (NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
                      OR c.oid IN (SELECT pg_catalog.unnest(extconfig) FROM pg_catalog.pg_extension))
-              ORDER BY 1, 2",
+              ORDER BY n.nspname, c.relname"),
             &[],
         )
         .await?;
     let role = crate::domain::table::quote_identifier(&facts.role);
     let mut unreadable = Vec::new();
     for row in rows {
-        let name = QualifiedName::new(row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?);
+        let name = qualified_name(&row, 0)?;
         let kind = if row.try_get::<_, &str>(2)? == "S" { "SEQUENCE" } else { "TABLE" };
         let (usage, select, filtered): (bool, bool, bool) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
         let (problem, remedy) = if !usage {
@@ -129,6 +152,8 @@ pub async fn unreadable_large_objects(client: &Client, limit: i64) -> Result<Vec
 #[derive(Debug, Clone)]
 pub struct RelationFacts {
     pub name: QualifiedName,
+    /// Whether the name is the table's own to the byte; not so where it is no UTF-8.
+    pub name_is_exact: bool,
     /// `pg_class.relkind`.
     pub kind: char,
     pub access_method: Option<String>,
@@ -146,19 +171,20 @@ pub async fn relation_facts(
     oids: &[u32],
     block_size: u64,
 ) -> Result<BTreeMap<u32, RelationFacts>, Error> {
+    let (schema, table) = (name_sql("n.nspname"), name_sql("c.relname"));
     let rows = client
         .query(
-            "WITH config AS (SELECT u.oid, u.condition
+            &format!("WITH config AS (SELECT u.oid, u.condition
                                FROM pg_catalog.pg_extension e,
                                     LATERAL ROWS FROM (pg_catalog.unnest(e.extconfig), pg_catalog.unnest(e.extcondition)) AS u(oid, condition))
-             SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, a.amname::text,
+             SELECT c.oid, {schema}, {table}, c.relkind::text, a.amname::text,
                     COALESCE(pg_catalog.pg_relation_size(c.oid), 0),
                     COALESCE(pg_catalog.pg_relation_size(NULLIF(c.reltoastrelid, 0)), 0),
                     (SELECT config.condition FROM config WHERE config.oid = c.oid LIMIT 1)
                FROM pg_catalog.pg_class c
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                LEFT JOIN pg_catalog.pg_am a ON a.oid = c.relam
-              WHERE c.oid = ANY ($1)",
+              WHERE c.oid = ANY ($1)"),
             &[&oids],
         )
         .await?;
@@ -166,7 +192,10 @@ pub async fn relation_facts(
         .map(|row| {
             let (main, toast): (i64, i64) = (row.try_get(5)?, row.try_get(6)?);
             let facts = RelationFacts {
-                name: QualifiedName::new(row.try_get::<_, String>(1)?, row.try_get::<_, String>(2)?),
+                name: qualified_name(row, 1)?,
+                name_is_exact: [1, 2]
+                    .iter()
+                    .all(|&at| row.try_get(at).is_ok_and(|raw| std::str::from_utf8(raw).is_ok())),
                 kind: row.try_get::<_, &str>(3)?.chars().next().unwrap_or(' '),
                 access_method: row.try_get(4)?,
                 pages: main.unsigned_abs() / block_size.max(1),
@@ -192,15 +221,16 @@ pub async fn large_object_facts(client: &Client) -> Result<(u64, u64), Error> {
 
 /// Tables of this database that match a pattern of the request.
 pub async fn user_tables(client: &Client) -> Result<Vec<QualifiedName>, Error> {
+    let (schema, table) = (name_sql("n.nspname"), name_sql("c.relname"));
     let rows = client
         .query(
-            "SELECT n.nspname::text, c.relname::text
+            &format!("SELECT {schema}, {table}
                FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'",
+              WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"),
             &[],
         )
         .await?;
-    rows.iter().map(|row| Ok(QualifiedName::new(row.try_get::<_, String>(0)?, row.try_get::<_, String>(1)?))).collect()
+    rows.iter().map(|row| qualified_name(row, 0)).collect()
 }
 
 /// Who stands in the way of reading a table.
@@ -208,22 +238,32 @@ pub async fn user_tables(client: &Client) -> Result<Vec<QualifiedName>, Error> {
 pub struct Blocker {
     pub table: String,
     pub description: String,
+    /// Has the lock; otherwise waits for it, and everyone else behind.
+    pub holds: bool,
 }
 
-/// Sessions that hold, or wait for, a lock that conflicts with reading; holders first.
+/// Sessions that hold, or wait for, a lock that conflicts with reading a table, its indexes or what is stored out
+/// of line; holders first.
 pub async fn blockers(client: &Client) -> Result<Vec<Blocker>, Error> {
+    let (table, application) = (name_sql("n.nspname || '.' || c.relname"), name_sql("a.application_name"));
+    let user = name_sql("a.usename");
     let rows = client
         .query(
-            "SELECT n.nspname || '.' || c.relname, l.granted, a.pid, a.usename::text, a.application_name, a.state,
+            &format!("WITH locks AS (
+               SELECT DISTINCT l.pid, l.granted,
+                      COALESCE((SELECT m.oid FROM pg_catalog.pg_class m WHERE m.reltoastrelid = COALESCE(x.indrelid, l.relation)),
+                               x.indrelid, l.relation) AS relation
+                 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_index x ON x.indexrelid = l.relation
+                WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid()
+                  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+             SELECT {table}, l.granted, a.pid, {user}, {application}, a.state,
                     pg_catalog.to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
-               FROM pg_catalog.pg_locks l
+               FROM locks l
                JOIN pg_catalog.pg_class c ON c.oid = l.relation
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-              WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND a.pid <> pg_catalog.pg_backend_pid()
-                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-                AND c.relkind IN ('r', 'p', 'm', 'f', 'S') AND n.nspname !~ '^pg_'
-              ORDER BY l.granted DESC, a.xact_start LIMIT 5",
+              WHERE c.relkind IN ('r', 'p', 'm', 'f', 'S') AND n.nspname !~ '^pg_'
+              ORDER BY l.granted DESC, a.xact_start LIMIT 5"),
             &[],
         )
         .await?;
@@ -231,27 +271,40 @@ pub async fn blockers(client: &Client) -> Result<Vec<Blocker>, Error> {
 }
 
 fn describe_blocker(row: &Row) -> Result<Blocker, Error> {
-    let text = |index: usize| -> Result<String, Error> {
-        Ok(row.try_get::<_, Option<String>>(index)?.filter(|text| !text.is_empty()).unwrap_or_else(|| "?".to_owned()))
+    let known = |text: String| if text.is_empty() { "?".to_owned() } else { text };
+    let bytes = |index: usize| -> Result<String, Error> {
+        let raw: Option<&[u8]> = row.try_get(index)?;
+        Ok(known(String::from_utf8_lossy(raw.unwrap_or_default()).into_owned()))
     };
-    let verb = if row.try_get::<_, bool>(1)? { "holds" } else { "waits for" };
+    let text = |index: usize| -> Result<String, Error> {
+        Ok(known(row.try_get::<_, Option<String>>(index)?.unwrap_or_default()))
+    };
+    let holds = row.try_get(1)?;
     Ok(Blocker {
-        table: text(0)?,
+        table: bytes(0)?,
         description: format!(
-            "process {} of {} ({}, {}, in a transaction since {}) {verb} ACCESS EXCLUSIVE on it",
+            "process {} of {} ({}, {}, in a transaction since {}) {} ACCESS EXCLUSIVE on it",
             row.try_get::<_, i32>(2)?,
-            text(3)?,
-            text(4)?,
+            bytes(3)?,
+            bytes(4)?,
             text(5)?,
             text(6)?,
+            if holds { "holds" } else { "waits for" },
         ),
+        holds,
     })
 }
 
-/// Schemas and owners, for the `SCHEMA` entries that `pg_dump` leaves out when tables are chosen.
-pub async fn schema_owners(client: &Client) -> Result<BTreeMap<String, String>, Error> {
+/// Schemas and owners in the database's encoding, for the `SCHEMA` entries that `pg_dump` leaves out when tables are
+/// chosen.
+pub async fn schema_owners(client: &Client) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
     let rows = client
-        .query("SELECT nspname::text, pg_catalog.pg_get_userbyid(nspowner)::text FROM pg_catalog.pg_namespace", &[])
+        .query(
+            "SELECT pg_catalog.convert_to(nspname::text, pg_catalog.getdatabaseencoding()),
+                    pg_catalog.convert_to(pg_catalog.pg_get_userbyid(nspowner)::text, pg_catalog.getdatabaseencoding())
+               FROM pg_catalog.pg_namespace",
+            &[],
+        )
         .await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }

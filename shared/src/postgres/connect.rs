@@ -362,6 +362,10 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
+fn is_io(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<io::Error>())
+}
+
 impl From<ConnectError> for Fault {
     fn from(error: ConnectError) -> Self {
         let sql_state = match &error {
@@ -374,6 +378,12 @@ impl From<ConnectError> for Fault {
             }
             (_, Some("3D000")) => ("database-missing", "check the database's name"),
             (_, Some("53300")) => ("database-too-many-connections", "lower WORKERS or raise max_connections"),
+            (_, Some("57P01" | "57P02" | "57P03")) => {
+                ("database-unreachable", "the server is starting up or shutting down; the next run starts afresh")
+            }
+            (ConnectError::Login { source, .. }, None) if source.is_closed() || is_io(source) => {
+                ("database-connection-lost", "the next run starts afresh")
+            }
             (ConnectError::Login { .. }, _) => ("database-login-failed", "the server's log says more"),
             (ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. }, _) => {
                 ("database-unreachable", "check host and port, security groups and subnets")

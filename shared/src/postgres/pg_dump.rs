@@ -125,8 +125,9 @@ impl PgDump {
             Ok((toc, _)) => Ok((toc, RunningDump { child, _stdout: reader })),
             // It ended before the head was whole: its own words say why.
             Err(error) if error.is_truncated() => {
-                let _ = child.wait().await;
+                let status = child.wait().await.map_err(PgDumpError::Io)?;
                 let message = messages.await.unwrap_or_default();
+                let message = if message.is_empty() { format!("it ended with {status}") } else { message };
                 Err(PgDumpError::Failed { message })
             }
             Err(error) => Err(PgDumpError::Toc(error)),

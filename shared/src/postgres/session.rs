@@ -10,6 +10,8 @@ use crate::postgres::copy::CopyError;
 /// SQLSTATE `lock_not_available`.
 pub const LOCK_NOT_AVAILABLE: &str = "55P03";
 
+const ROW_TOO_LARGE_HINT: &str = "the server cannot put a row of more than 1 GB into text: make it smaller, or leave the rows out by EXCLUDE_TABLE_DATA";
+
 /// The settings that the text of a row depends on, as `pg_dump` has them (`setup_connection` in `pg_dump.c`), and a
 /// fixed time zone and byte format, so that a fingerprint means the same on every server.
 pub fn session_settings(server_major: u32, lock_timeout: Duration) -> String {
@@ -22,7 +24,8 @@ pub fn session_settings(server_major: u32, lock_timeout: Duration) -> String {
         lock_timeout.as_millis()
     );
     if server_major >= 14 {
-        settings.push_str("SET idle_session_timeout = 0;");
+        // Without TID range scans each piece would read the whole table.
+        settings.push_str("SET idle_session_timeout = 0; SET enable_tidscan = on;");
     }
     if server_major >= 17 {
         settings.push_str("SET transaction_timeout = 0;");
@@ -55,7 +58,10 @@ pub fn copy_fault(error: &CopyError, table: &str) -> Fault {
             Some("on a standby: raise max_standby_streaming_delay or set hot_standby_feedback"),
         ),
         (_, Some("42501")) => ("table-not-readable", Some("grant SELECT on it to the exporting role")),
-        (_, Some("54000" | "53200")) => ("row-too-large", Some("the server cannot put a row of this size into text")),
+        (_, Some("54000" | "53200")) => ("row-too-large", Some(ROW_TOO_LARGE_HINT)),
+        (CopyError::Server(error), _) if error.message.starts_with("invalid memory alloc request size") => {
+            ("row-too-large", Some(ROW_TOO_LARGE_HINT))
+        }
         (CopyError::Server(_), _) => ("database-query-failed", None),
         (CopyError::Io(_), _) => ("database-connection-lost", Some("the next run starts afresh")),
         (CopyError::Protocol { .. } | CopyError::RowCount { .. }, _) => ("database-protocol", None),

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops where something is not as expected")]
 
 mod bed;
+mod concurrency;
+mod connections;
 mod contracts;
 mod extremes;
 mod matrix;
 mod pieces;
+mod rights;
 mod schema;
+mod selection;
