@@ -258,6 +258,7 @@ fn finished(done: Result<Result<(), Fault>, tokio::task::JoinError>) -> Result<(
     done.unwrap_or_else(|panic| Err(Fault::from_error("internal", &panic)))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn exhausted(error: PartsExhausted) -> Fault {
     Fault::from_error("upload-parts-exhausted", &error).hint("raise PART_SIZE_BYTES")
 }

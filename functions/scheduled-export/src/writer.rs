@@ -58,6 +58,7 @@ pub struct Writer {
     pieces_done: usize,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn codec(error: CodecError) -> Fault {
     Fault::from_error("compression-failed", &error)
 }

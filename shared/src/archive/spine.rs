@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn numbers_run_out_with_an_error() {
-        let mut spine: Spine<()> = Spine::new([2..5], 0, MIN_PART_BYTES, padding);
+        let mut spine: Spine<()> = Spine::new(std::iter::once(2..5), 0, MIN_PART_BYTES, padding);
         assert_eq!(spine.next_part(1), Ok(3));
         assert_eq!(spine.next_part(1), Err(PartsExhausted { unit: 1, available: 1 }));
     }

@@ -363,7 +363,7 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 fn is_io(error: &tokio_postgres::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<io::Error>())
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<io::Error>)
 }
 
 impl From<ConnectError> for Fault {
