@@ -6,11 +6,13 @@ pub mod common;
 pub mod export;
 mod reader;
 pub mod restore;
+pub mod retention;
 
 pub use common::{DatabaseAuth, DatabaseConfig, NotifyConfig, ObjectChecksum, StoreConfig, log_level};
 pub use export::ExportConfig;
 pub use reader::ConfigError;
 pub use restore::RestoreConfig;
+pub use retention::RetentionConfig;
 
 /// One environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,4 +41,5 @@ pub type FunctionSettings = (&'static str, &'static [&'static [Setting]]);
 pub const FUNCTIONS: &[FunctionSettings] = &[
     ("scheduled-export", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, export::EXPORT_SETTINGS]),
     ("restore-trigger", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, restore::RESTORE_SETTINGS]),
+    ("retention", &[common::COMMON_SETTINGS, retention::RETENTION_SETTINGS]),
 ];

@@ -3,9 +3,11 @@
 pub mod checksum;
 pub mod client;
 pub mod error;
+pub mod inventory;
 pub mod lease;
 pub mod list;
 pub mod read;
+pub mod remove;
 pub mod upload;
 
 pub use client::{ObjectFacts, PutOutcome, Store};

@@ -1,0 +1,143 @@
+//! Settings of `retention`.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+use crate::config::common::{APP_NAME, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, notify_config, store_config};
+use crate::config::reader::{ConfigError, Reader};
+use crate::config::settings;
+use crate::domain::Environment;
+use crate::plan::retention::catalog::Thresholds;
+use crate::plan::retention::policy::Policy;
+
+settings! { RETENTION_SETTINGS {
+    RETENTION_POLICY = "RETENTION_POLICY", r#"{"rules":[{"purposes":["testing"],"keep_within_days":7},{"keep_last":30}]}"#, "What is kept, as JSON (docs/retention.md).";
+    RETENTION_ENVIRONMENTS = "RETENTION_ENVIRONMENTS", "", "Comma-separated environments whose backups this function looks after, * for all in the bucket; not set: its own.";
+    ANOMALY_ROWS_PERCENT = "ANOMALY_ROWS_PERCENT", "30", "A backup with so many per cent fewer rows than the one before it blocks expiry; 0: never.";
+    ANOMALY_BYTES_PERCENT = "ANOMALY_BYTES_PERCENT", "50", "The same for bytes.";
+    ANOMALY_VANISHED_TABLES = "ANOMALY_VANISHED_TABLES", "true", "true: so does a table that is no longer there.";
+    SWEEP_AFTER_HOURS = "SWEEP_AFTER_HOURS", "24", "How old, at least, leftovers are that are swept: artifacts without a manifest, uploads, leases.";
+    RETENTION_CONCURRENCY = "RETENTION_CONCURRENCY", "32", "Requests to the store at a time, 1 to 256.";
+    DEADLINE_MARGIN_SECONDS = "DEADLINE_MARGIN_SECONDS", "20", "How long before the function's timeout nothing new is begun.";
+}}
+
+/// What `RETENTION_ENVIRONMENTS` may say for all.
+const ALL: &str = "*";
+
+#[derive(Debug, Clone)]
+pub struct RetentionConfig {
+    pub environment: Environment,
+    pub app_name: String,
+    pub store: StoreConfig,
+    pub notify: NotifyConfig,
+    pub policy: Policy,
+    /// Empty: all.
+    pub environments: Vec<Environment>,
+    pub thresholds: Thresholds,
+    pub sweep_after: SignedDuration,
+    pub concurrency: usize,
+    pub deadline_margin: Duration,
+}
+
+impl RetentionConfig {
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_lookup(&|name| std::env::var(name).ok())
+    }
+
+    /// # Errors
+    /// [`ConfigError`] with every problem found.
+    pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let mut reader = Reader { lookup, problems: Vec::new() };
+        let environment_text = reader.required(ENVIRONMENT);
+        let environment: Option<Environment> =
+            if environment_text.is_empty() { None } else { reader.parse(ENVIRONMENT, &environment_text) };
+        let _level: Option<tracing::Level> = reader.parsed(LOG_LEVEL);
+        let app_name = reader.required(APP_NAME);
+        let store = store_config(&mut reader);
+        let notify = notify_config(&mut reader);
+        let policy: Option<Policy> = reader.parsed(RETENTION_POLICY);
+        let environments = match reader.optional(RETENTION_ENVIRONMENTS).as_deref() {
+            None => environment.iter().cloned().collect(),
+            Some(ALL) => Vec::new(),
+            Some(list) => {
+                let names: Vec<&str> = list.split(',').map(str::trim).collect();
+                names.into_iter().filter_map(|name| reader.parse(RETENTION_ENVIRONMENTS, name)).collect()
+            }
+        };
+        let thresholds = Thresholds {
+            rows_percent: reader.number(ANOMALY_ROWS_PERCENT, 0..=100),
+            bytes_percent: reader.number(ANOMALY_BYTES_PERCENT, 0..=100),
+            vanished_tables: reader.flag(ANOMALY_VANISHED_TABLES),
+        };
+        // An export ends within a quarter of an hour, and an export task of RDS within a day.
+        let sweep_hours = reader.number(SWEEP_AFTER_HOURS, 24..=8_760);
+        let concurrency = reader.number(RETENTION_CONCURRENCY, 1..=256) as usize;
+        let deadline_margin = Duration::from_secs(reader.number(DEADLINE_MARGIN_SECONDS, 1..=600));
+        match (environment, policy) {
+            (Some(environment), Some(policy)) if reader.problems.is_empty() => Ok(Self {
+                environment,
+                app_name,
+                store,
+                notify,
+                policy,
+                environments,
+                thresholds,
+                sweep_after: SignedDuration::from_hours(sweep_hours as i64),
+                concurrency,
+                deadline_margin,
+            }),
+            _ => Err(ConfigError { problems: reader.problems }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::retention::policy::DEFAULT_POLICY;
+
+    fn config(pairs: &[(&str, &str)]) -> Result<RetentionConfig, ConfigError> {
+        let all: Vec<(&str, &str)> = [&[("BUCKET", "b"), ("ENVIRONMENT", "production")], pairs].concat();
+        RetentionConfig::from_lookup(&|name| all.iter().rev().find(|(k, _)| *k == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn retention_needs_a_bucket_and_an_environment() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.policy, DEFAULT_POLICY.parse().unwrap());
+        assert_eq!(config.environments, ["production".parse().unwrap()]);
+        assert_eq!(config.thresholds, Thresholds { rows_percent: 30, bytes_percent: 50, vanished_tables: true });
+    }
+
+    #[test]
+    fn retention_looks_after_others_only_if_told() {
+        assert!(config(&[("RETENTION_ENVIRONMENTS", "*")]).unwrap().environments.is_empty());
+        assert_eq!(config(&[("RETENTION_ENVIRONMENTS", "staging, qa")]).unwrap().environments.len(), 2);
+    }
+
+    #[test]
+    fn every_problem_of_retention_is_reported_at_once() {
+        let error = config(&[
+            ("RETENTION_POLICY", r#"{"rules":[{"keep_last":-1}]}"#),
+            ("RETENTION_ENVIRONMENTS", "staging,*"),
+            ("ANOMALY_ROWS_PERCENT", "-30"),
+            ("ANOMALY_BYTES_PERCENT", "101"),
+            ("ANOMALY_VANISHED_TABLES", "maybe"),
+            ("SWEEP_AFTER_HOURS", "1"),
+            ("RETENTION_CONCURRENCY", "0"),
+        ])
+        .unwrap_err();
+        for name in [
+            "RETENTION_POLICY: rule 1: keep_last: -1",
+            "RETENTION_ENVIRONMENTS",
+            "ANOMALY_ROWS_PERCENT",
+            "ANOMALY_BYTES_PERCENT",
+            "ANOMALY_VANISHED_TABLES",
+            "SWEEP_AFTER_HOURS",
+            "RETENTION_CONCURRENCY",
+        ] {
+            assert!(error.problems.iter().any(|problem| problem.contains(name)), "{name} in {error}");
+        }
+    }
+}

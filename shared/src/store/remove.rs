@@ -1,0 +1,63 @@
+//! Deleting: by delete marker only. No version of anything is ever deleted here.
+
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+
+use crate::store::{Store, StoreError};
+
+/// Keys of one DeleteObjects request (Amazon S3 API Reference, DeleteObjects).
+const BATCH: usize = 1_000;
+
+/// What a conditional deletion did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is no longer there.
+    Removed,
+    /// Something else lies there now; it was left alone.
+    Changed,
+}
+
+/// What of a folder could not be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotRemoved {
+    pub key: String,
+    pub problem: String,
+}
+
+impl Store {
+    /// Deletes an object, in a versioned bucket by putting a marker over its versions; with an ETag, only if it is still
+    /// the current one. One that is gone is no error.
+    pub async fn remove(&self, key: &str, etag: Option<&str>) -> Result<Removal, StoreError> {
+        let request = self.client.delete_object().bucket(&self.config.bucket).key(key);
+        let request = request.set_if_match(etag.map(str::to_owned));
+        let sent = request.customize().config_override(Self::small()).send().await;
+        match sent.map_err(self.error("DeleteObject", key)) {
+            Ok(_) => Ok(Removal::Removed),
+            Err(error) if error.is_absent() => Ok(Removal::Removed),
+            Err(error) if etag.is_some() && (error.is_precondition_failed() || error.is_conflict()) => {
+                Ok(Removal::Changed)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes many objects; what fails is listed, and the rest is deleted.
+    pub async fn remove_all(&self, keys: &[String]) -> Result<Vec<NotRemoved>, StoreError> {
+        let mut failed = Vec::new();
+        for batch in keys.chunks(BATCH) {
+            let about = batch.first().map(String::as_str).unwrap_or_default();
+            let unexpected = |error: aws_sdk_s3::error::BuildError| {
+                StoreError::unexpected("DeleteObjects", &self.config.bucket, about, error.to_string())
+            };
+            let objects = batch.iter().map(|key| ObjectIdentifier::builder().key(key).build());
+            let objects: Vec<ObjectIdentifier> = objects.collect::<Result<_, _>>().map_err(unexpected)?;
+            let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(unexpected)?;
+            let request = self.client.delete_objects().bucket(&self.config.bucket).delete(delete);
+            let output = request.send().await.map_err(self.error("DeleteObjects", about))?;
+            failed.extend(output.errors().iter().map(|error| NotRemoved {
+                key: error.key.clone().unwrap_or_default(),
+                problem: error.code.clone().or_else(|| error.message.clone()).unwrap_or_default(),
+            }));
+        }
+        Ok(failed)
+    }
+}
