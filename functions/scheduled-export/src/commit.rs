@@ -100,7 +100,7 @@ impl Committing<'_> {
         placed: &[Placed],
     ) -> Result<(), Fault> {
         let differs = |what: String| Fault::new("read-back-differs", format!("{}: {what}", stored.key));
-        let facts = self.store.head(&stored.key).await?.ok_or_else(|| differs("it is not there".to_owned()))?;
+        let facts = self.store.head_present(&stored.key).await?.ok_or_else(|| differs("it is not there".to_owned()))?;
         if facts.size_bytes != size || stored.size_bytes != size {
             return Err(differs(format!("{} bytes are stored, {size} were sent", facts.size_bytes)));
         }

@@ -60,7 +60,7 @@ impl Function {
         // At error level, so that it is there whatever level is logged.
         let span = tracing::error_span!("export", backup_id = Empty, request_id = invocation.request_id);
         let handled = async {
-            let result = self.respond(&event.payload, &invocation).await;
+            let result = Box::pin(self.respond(&event.payload, &invocation)).await;
             if let Err(fault) = &result {
                 self.report_failure(fault).await;
             }
@@ -86,7 +86,8 @@ impl Function {
             let request = request.of_database(&environment, &target.database);
             let lease_key = ObjectKey::Lease { environment, database: target.database.clone() };
             let connector = Connector::new(target, APPLICATION_NAME)?;
-            let claim = claim(&self.store, &request, &lease_key, &invocation.request_id, invocation.give_up_at).await?;
+            let claiming = claim(&self.store, &request, &lease_key, &invocation.request_id, invocation.give_up_at);
+            let claim = Box::pin(claiming).await?;
             Ok::<_, Fault>((request, connector, claim))
         };
         let claimed = tokio::time::timeout_at(invocation.give_up_at.into(), claiming).await;
@@ -99,7 +100,7 @@ impl Function {
             }
             Claim::Run(run) => {
                 tracing::Span::current().record("backup_id", tracing::field::display(run.id));
-                self.run(&request, invocation, &connector, *run).await
+                Box::pin(self.run(&request, invocation, &connector, *run)).await
             }
         }
     }

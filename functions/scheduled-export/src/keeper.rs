@@ -30,7 +30,7 @@ impl Ledger {
     pub async fn record(&self, upload: Option<UploadRecord>) {
         let (written, done) = oneshot::channel();
         if self.entries.send(Entry { upload, written }).await.is_err() || done.await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

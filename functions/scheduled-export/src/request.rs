@@ -61,7 +61,7 @@ const DIRECT_FIELDS: [&str; 7] =
 
 /// Understands an event. `configured` is the selection that the request narrows.
 pub fn understand(event: &Value, request_id: &str, now: Timestamp, configured: &Selection) -> Result<Request, Fault> {
-    let trigger = parse(event).map_err(event_fault)?;
+    let trigger = parse(event).map_err(|error| event_fault(&error))?;
     match trigger {
         Trigger::Schedule { arn, scheduled_time, purpose } => Ok(Request::Export(ExportRequest {
             event_key: format!("schedule:{arn}:{scheduled_time}"),
@@ -82,7 +82,7 @@ pub fn understand(event: &Value, request_id: &str, now: Timestamp, configured: &
     }
 }
 
-fn event_fault(error: EventError) -> Fault {
+fn event_fault(error: &EventError) -> Fault {
     let code = match error {
         EventError::NotAnObject => "event-not-an-object",
         EventError::Incomplete { .. } => "event-incomplete",
@@ -91,7 +91,7 @@ fn event_fault(error: EventError) -> Fault {
         EventError::TooDeep { .. } => "event-too-deep",
         EventError::UnknownRecords { .. } => "event-unknown-records",
     };
-    Fault::from_error(code, &error)
+    Fault::from_error(code, error)
 }
 
 fn follow_up(alarm: &Alarm, now: Timestamp, configured: &Selection) -> Result<Request, Fault> {
@@ -169,6 +169,7 @@ fn checked_purpose(purpose: String) -> Result<String, Fault> {
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "events are written where they are used")]
 mod tests {
     use serde_json::json;
 

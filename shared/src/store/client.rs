@@ -247,6 +247,14 @@ impl Store {
 
     /// `None` where there is no such object, or the caller may not know.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
+        match self.head_present(key).await {
+            Err(error) if error.is_absent_or_hidden() => Ok(None),
+            facts => facts,
+        }
+    }
+
+    /// The same for an object that has just been met: if it may not be looked at, that is an error.
+    pub async fn head_present(&self, key: &str) -> Result<Option<ObjectFacts>, StoreError> {
         let mut request = self.client.head_object().bucket(&self.config.bucket).key(key);
         if self.config.checksum != ObjectChecksum::None {
             request = request.checksum_mode(ChecksumMode::Enabled);
@@ -254,7 +262,7 @@ impl Store {
         let sent = request.customize().config_override(Self::small()).send().await;
         let output = match sent.map_err(self.error("HeadObject", key)) {
             Ok(output) => output,
-            Err(error) if error.is_absent_or_hidden() => return Ok(None),
+            Err(error) if error.is_absent() => return Ok(None),
             Err(error) => return Err(error),
         };
         let checksum = match self.config.checksum {
