@@ -33,6 +33,11 @@ pub fn session_settings(server_major: u32, lock_timeout: Duration) -> String {
     settings
 }
 
+/// The SQLSTATE of a failed query, where the server sent one.
+pub fn sql_state(error: &QueryError) -> Option<&str> {
+    error.code().map(tokio_postgres::error::SqlState::code)
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 /// What a failed query means to the operator.
 pub fn query_fault(error: QueryError) -> Fault {

@@ -11,6 +11,7 @@ mod events;
 mod extremes;
 mod matrix;
 mod pieces;
+mod restore;
 mod rights;
 mod runs;
 mod scene;

@@ -1,0 +1,112 @@
+//! Everything that is no data: run entry by entry, or side by side where nothing forbids it.
+
+use std::sync::Arc;
+
+use holdfast_shared::archive::script::{self, Statement, Surroundings};
+use holdfast_shared::fault::{Fault, chain};
+use holdfast_shared::plan::rebuild::{Graph, Next, Schedule};
+use holdfast_shared::postgres::copy::{CopyError, RawSession};
+use tokio::task::JoinSet;
+
+use crate::engine::source::Backup;
+use crate::engine::{Options, Receipt};
+
+pub struct Crew<'a> {
+    pub backup: &'a Backup,
+    pub around: &'a Surroundings,
+    pub options: Options,
+    pub receipt: &'a mut Receipt,
+}
+
+/// What came of one entry.
+struct Outcome {
+    left_out: Vec<String>,
+    result: Result<(), Fault>,
+}
+
+impl Crew<'_> {
+    /// One after the other, in one session.
+    pub async fn in_order(
+        &mut self,
+        session: &mut RawSession,
+        entries: impl Iterator<Item = &usize>,
+    ) -> Result<(), Fault> {
+        for &index in entries {
+            let (name, statements) = self.script(index)?;
+            let outcome = run(session, &name, &statements).await;
+            self.note(outcome)?;
+        }
+        Ok(())
+    }
+
+    /// In all sessions at once, as the graph allows.
+    pub async fn side_by_side(&mut self, sessions: Vec<RawSession>, graph: Graph) -> Result<Vec<RawSession>, Fault> {
+        let mut schedule = Schedule::new(graph);
+        let mut idle = sessions;
+        let mut running: JoinSet<(usize, RawSession, Outcome)> = JoinSet::new();
+        loop {
+            while !idle.is_empty()
+                && let Next::Step(step) = schedule.take()
+            {
+                let (name, statements) = self.script(schedule.item(step))?;
+                let Some(mut session) = idle.pop() else { break };
+                running.spawn(async move {
+                    let outcome = run(&mut session, &name, &statements).await;
+                    (step, session, outcome)
+                });
+            }
+            // Others are aborted as the set is dropped.
+            match running.join_next().await {
+                None => return Ok(idle),
+                Some(done) => {
+                    let (step, session, outcome) = done.map_err(|panic| Fault::from_error("internal", &panic))?;
+                    self.note(outcome)?;
+                    schedule.finish(step);
+                    idle.push(session);
+                }
+            }
+        }
+    }
+
+    fn script(&mut self, index: usize) -> Result<(Arc<str>, Vec<Statement>), Fault> {
+        let entry = &self.backup.archive.toc.entries[index];
+        let script = script::script(&self.backup.archive.toc, entry, self.around)
+            .map_err(|error| Fault::from_error("archive-unexpected", &error))?;
+        self.receipt.left_out.extend(script.left_out);
+        Ok((script::described(entry).into(), script.statements))
+    }
+
+    fn note(&mut self, outcome: Outcome) -> Result<(), Fault> {
+        self.receipt.left_out.extend(outcome.left_out);
+        match outcome.result {
+            Err(fault) if self.options.continue_on_error && fault.code == "restore-object-failed" => {
+                self.receipt.errors.push(fault.message);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+async fn run(session: &mut RawSession, name: &str, statements: &[Statement]) -> Outcome {
+    let mut left_out = Vec::new();
+    for statement in statements {
+        match (session.execute(&statement.sql).await, &statement.if_refused) {
+            (Ok(()), _) => {}
+            (Err(error), Some(told)) if error.code() == Some("42501") => {
+                left_out.push(format!("{told}: {}", chain(&error)));
+            }
+            (Err(error), _) => return Outcome { left_out, result: Err(fault(name, &error)) },
+        }
+    }
+    Outcome { left_out, result: Ok(()) }
+}
+
+fn fault(name: &str, error: &CopyError) -> Fault {
+    let code = match (error, error.code()) {
+        (_, Some("53100")) => "target-disk-full",
+        (_, Some("57P01" | "57P02" | "57P03")) | (CopyError::Io(_), _) => "database-connection-lost",
+        _ => "restore-object-failed",
+    };
+    Fault::from_error(code, error).with_context(name)
+}

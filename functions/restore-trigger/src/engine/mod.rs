@@ -1,0 +1,226 @@
+//! Carries a restore out: an archive in the store becomes a database, proved equal to its manifest, or none.
+
+mod database;
+mod definitions;
+mod intake;
+mod load;
+mod proof;
+mod source;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_shared::archive::script::{self, Surroundings};
+use holdfast_shared::domain::Manifest;
+use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::rebuild::{Extent, Limits, plan_rebuild};
+use holdfast_shared::postgres::catalog;
+use holdfast_shared::postgres::connect::{Connector, Session, Target};
+use holdfast_shared::postgres::copy::RawSession;
+use holdfast_shared::postgres::session::{copy_fault, query_fault, session_settings};
+use holdfast_shared::store::Store;
+use holdfast_shared::store::read::ArchiveSource;
+use serde::Serialize;
+
+use crate::engine::source::Backup;
+
+const APPLICATION_NAME: &str = "holdfast-restore";
+
+/// What every restore works with.
+pub struct Engine {
+    pub store: Store,
+    /// The target server; its database is the one that others are created and renamed from.
+    pub target: Target,
+    /// Sessions at most.
+    pub workers: usize,
+    pub lock_timeout: Duration,
+    /// What sorting for an index may take, at least.
+    pub maintenance_work_mem_mb: u64,
+    /// When an unfinished restore is given up.
+    pub deadline: Instant,
+}
+
+/// Where the archive lies.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    pub key: String,
+    pub version_id: Option<String>,
+    /// `None`: an archive of unknown origin, proved by its row counts only.
+    pub manifest: Option<Manifest>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    pub no_owner: bool,
+    pub no_privileges: bool,
+    /// What fails is told in the receipt, and the rest is restored.
+    pub continue_on_error: bool,
+    pub analyze: bool,
+}
+
+/// What was done, and how long it took.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Receipt {
+    pub database: String,
+    pub tables: u64,
+    pub rows: u64,
+    pub bytes: u64,
+    pub large_objects: u64,
+    /// `fingerprints`, or `row counts` where there is no manifest.
+    pub proved_by: &'static str,
+    pub seconds: Seconds,
+    /// Owners, privileges and tablespaces that this server does not have, and what needs a superuser.
+    pub left_out: Vec<String>,
+    /// What failed, with `continue_on_error`.
+    pub errors: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Seconds {
+    pub before: f64,
+    pub data: f64,
+    pub after: f64,
+    pub proof: f64,
+    pub total: f64,
+}
+
+impl Engine {
+    /// Restores into a database that does not exist yet, and proves it. Where anything fails, there is no such
+    /// database afterwards.
+    pub async fn new_database(&self, origin: &Origin, name: &str, options: Options) -> Result<Receipt, Fault> {
+        let started = Instant::now();
+        let artifact = origin.manifest.as_ref().and_then(|manifest| manifest.artifacts.get("dump"));
+        let size = artifact.map(|artifact| artifact.size_bytes);
+        let archive = ArchiveSource::open(&self.store, &origin.key, origin.version_id.as_deref(), size).await?;
+        let backup = Arc::new(Backup::read(archive, origin.manifest.as_ref())?);
+        self.create_database(name, &backup).await?;
+        let work = self.fill(&backup, name, options, started);
+        let result = tokio::time::timeout_at(self.deadline.into(), work).await.unwrap_or_else(|_| {
+            Err(Fault::new(
+                "restore-deadline",
+                format!("{name} was not complete when the function's time was nearly over"),
+            )
+            .hint("give the function a longer timeout or more memory; nothing of the unfinished database stays"))
+        });
+        if let Err(fault) = &result {
+            tracing::info!(database = name, code = fault.code, "dropping the unfinished database");
+            if let Err(left) = self.drop_database(name).await {
+                tracing::warn!(database = name, error = %left, "the unfinished database could not be dropped");
+            }
+        }
+        result
+    }
+
+    /// Definitions, data, indexes and constraints, privileges, proof.
+    async fn fill(
+        &self,
+        backup: &Arc<Backup>,
+        name: &str,
+        options: Options,
+        started: Instant,
+    ) -> Result<Receipt, Fault> {
+        let toc = &backup.archive.toc;
+        let mut receipt = Receipt { database: name.to_owned(), ..Receipt::default() };
+        let data = Extent {
+            offset: backup.archive.data_start,
+            length: backup.archive.size_bytes.saturating_sub(backup.archive.data_start),
+        };
+        let limits = Limits { workers: self.workers, data };
+        let plan = plan_rebuild(&backup.items, &backup.blocks, &limits)
+            .map_err(|error| Fault::from_error("backup-damaged", &error))?;
+
+        let connector = self.connector(name)?;
+        let settings =
+            script::session_settings(toc).map_err(|error| Fault::from_error("archive-unexpected", &error))?;
+        let mut first = self.session(&connector, &settings).await?;
+        let around = surroundings(&mut first, options).await?;
+        let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
+
+        let phase = Instant::now();
+        crew.in_order(&mut first, plan.before.iter().chain(&plan.with_data)).await?;
+        crew.receipt.seconds.before = phase.elapsed().as_secs_f64();
+        tracing::info!(database = name, seconds = crew.receipt.seconds.before, "definitions are there");
+
+        let phase = Instant::now();
+        let streams = self.workers.min(plan.data.len().max(plan.after.steps.len()).max(backup.blocks.len())).max(1);
+        let mut sessions = vec![first];
+        for _ in 1..streams {
+            sessions.push(self.session(&connector, &settings).await?);
+        }
+        let loaded;
+        (sessions, loaded) = load::load(backup, plan.data, sessions).await?;
+        proof::check_loaded(backup, &loaded)?;
+        receipt.seconds.data = phase.elapsed().as_secs_f64();
+        for (block, digest) in backup.blocks.iter().zip(&loaded) {
+            if toc.entries[block.item].is_large_objects() {
+                receipt.large_objects += digest.rows;
+            } else {
+                receipt.tables += 1;
+                receipt.rows += digest.rows;
+            }
+            receipt.bytes += digest.bytes;
+        }
+        tracing::info!(database = name, rows = receipt.rows, seconds = receipt.seconds.data, "data is loaded");
+
+        let phase = Instant::now();
+        let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
+        sessions = crew.side_by_side(sessions, plan.after).await?;
+        if let Some(session) = sessions.first_mut() {
+            crew.in_order(session, plan.privileges.iter()).await?;
+        }
+        sessions = crew.side_by_side(sessions, plan.last).await?;
+        receipt.seconds.after = phase.elapsed().as_secs_f64();
+        tracing::info!(database = name, seconds = receipt.seconds.after, "indexes and constraints are there");
+
+        let phase = Instant::now();
+        sessions = proof::prove(backup, &loaded, sessions).await?;
+        receipt.proved_by = if backup.manifested { "fingerprints" } else { "row counts" };
+        receipt.seconds.proof = phase.elapsed().as_secs_f64();
+        if options.analyze
+            && let Some(session) = sessions.first_mut()
+        {
+            session.execute("ANALYZE").await.map_err(|error| copy_fault(&error, "ANALYZE"))?;
+        }
+        for session in sessions {
+            session.close().await;
+        }
+        receipt.seconds.total = started.elapsed().as_secs_f64();
+        Ok(receipt)
+    }
+
+    fn connector(&self, database: &str) -> Result<Connector, Fault> {
+        let target = Target { database: database.to_owned(), ..self.target.clone() };
+        Ok(Connector::new(target, APPLICATION_NAME)?)
+    }
+
+    /// A session with the settings of `pg_dump` and of the archive.
+    async fn session(&self, connector: &Connector, settings: &[u8]) -> Result<RawSession, Fault> {
+        let session: Session = connector.session().await?;
+        let facts = catalog::server_facts(&session.client).await.map_err(query_fault)?;
+        let mut raw = session.into_raw().await?;
+        let mb = self.maintenance_work_mem_mb;
+        let memory = format!(
+            "SELECT pg_catalog.set_config('maintenance_work_mem', '{mb}MB', false)
+              WHERE pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')) < {mb}::bigint << 20"
+        );
+        for sql in [session_settings(facts.major(), self.lock_timeout).into_bytes(), settings.to_vec(), memory.into()] {
+            raw.execute(sql).await.map_err(|error| copy_fault(&error, "the session's settings"))?;
+        }
+        Ok(raw)
+    }
+}
+
+/// Roles and tablespaces in the archive's encoding.
+async fn surroundings(session: &mut RawSession, options: Options) -> Result<Surroundings, Fault> {
+    let mut names = async |sql: &str| database::first_column(session, sql).await;
+    let roles = names("COPY (SELECT rolname FROM pg_catalog.pg_roles) TO STDOUT").await?;
+    let tablespaces = names("COPY (SELECT spcname FROM pg_catalog.pg_tablespace) TO STDOUT").await?;
+    let superuser = names("COPY (SELECT pg_catalog.current_setting('is_superuser')) TO STDOUT").await?;
+    Ok(Surroundings {
+        roles: roles.into_iter().collect(),
+        tablespaces: tablespaces.into_iter().collect(),
+        superuser: superuser.first().is_some_and(|text| text == b"on"),
+        no_owner: options.no_owner,
+        no_privileges: options.no_privileges,
+    })
+}

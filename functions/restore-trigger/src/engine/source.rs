@@ -1,0 +1,119 @@
+//! What is restored: the archive's entries as the plan wants them, and what the manifest says of each table.
+
+use std::collections::BTreeMap;
+
+use holdfast_shared::archive::script;
+use holdfast_shared::archive::sql;
+use holdfast_shared::archive::toc::{Entry, Offset};
+use holdfast_shared::domain::manifest::{LargeObjects, Table};
+use holdfast_shared::domain::{Manifest, TableDigest};
+use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::rebuild::{Block, Extent, Item, Phase};
+use holdfast_shared::store::read::ArchiveSource;
+
+pub struct Backup {
+    pub archive: ArchiveSource,
+    /// One an entry.
+    pub items: Vec<Item>,
+    /// Every entry that has data.
+    pub blocks: Vec<Block>,
+    /// One a block; `None` for large objects, and without a manifest.
+    pub tables: Vec<Option<Table>>,
+    pub large_objects: Option<LargeObjects>,
+    pub manifested: bool,
+    /// The number of the block with an entry's dump id.
+    pub block_of: BTreeMap<i64, usize>,
+}
+
+impl Backup {
+    /// # Errors
+    /// `backup-damaged`: archive and manifest are not of one backup.
+    pub fn read(archive: ArchiveSource, manifest: Option<&Manifest>) -> Result<Self, Fault> {
+        let entries = &archive.toc.entries;
+        let items: Vec<Item> = entries
+            .iter()
+            .map(|entry| {
+                let (phase, kind) = script::classify(entry);
+                Item { id: entry.dump_id, phase, kind, dependencies: script::dependencies(entry) }
+            })
+            .collect();
+        let mut listed: BTreeMap<u64, &Table> =
+            manifest.iter().flat_map(|manifest| &manifest.tables).map(|table| (table.offset, table)).collect();
+        let (mut blocks, mut tables, mut block_of) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for (index, entry) in entries.iter().enumerate() {
+            // An entry without data in the archive: it was left out by --exclude-table-data or the like.
+            if items[index].phase != Phase::Data || entry.offset == Offset::NoData {
+                continue;
+            }
+            let offset = if let Offset::Set(offset) = entry.offset { Some(offset) } else { None };
+            let table = offset.filter(|_| entry.is_table_data()).and_then(|offset| listed.remove(&offset));
+            if entry.is_table_data() {
+                check_entry(entry, manifest.is_some(), table)?;
+            }
+            let pieces = table.map(|table| table.pieces.as_slice()).unwrap_or_default();
+            block_of.insert(i64::from(entry.dump_id), blocks.len());
+            blocks.push(Block {
+                item: index,
+                offset,
+                length: table.map(|table| table.length),
+                pieces: pieces.iter().map(|p| Extent { offset: p.offset, length: p.length }).collect(),
+            });
+            tables.push(table.cloned());
+        }
+        if let Some(table) = listed.values().next() {
+            return Err(Fault::new(
+                "backup-damaged",
+                format!("the manifest lists {}.{}, and the archive has no such data", table.schema, table.name),
+            ));
+        }
+        let large_objects = manifest.and_then(|manifest| manifest.large_objects.clone());
+        Ok(Self { items, blocks, tables, large_objects, manifested: manifest.is_some(), block_of, archive })
+    }
+
+    pub fn entry(&self, block: usize) -> &Entry {
+        &self.archive.toc.entries[self.blocks[block].item]
+    }
+
+    /// For messages.
+    pub fn name(&self, block: usize) -> String {
+        let entry = self.entry(block);
+        if entry.is_large_objects() { "large objects".to_owned() } else { entry.label() }
+    }
+
+    /// Relation and columns, quoted.
+    pub fn relation(&self, block: usize) -> Result<(&[u8], &[u8]), Fault> {
+        let statement = self.entry(block).copy_stmt.as_deref().unwrap_or_default();
+        sql::parse_copy(statement).ok_or_else(|| unexpected_copy(self.entry(block)))
+    }
+
+    /// What loading and reading the table have to come to.
+    pub fn expected(&self, block: usize) -> Option<TableDigest> {
+        let table = self.tables[block].as_ref()?;
+        Some(TableDigest { rows: table.rows, bytes: table.bytes, fingerprint: table.fingerprint })
+    }
+}
+
+fn check_entry(entry: &Entry, manifested: bool, table: Option<&Table>) -> Result<(), Fault> {
+    if sql::parse_copy(entry.copy_stmt.as_deref().unwrap_or_default()).is_none() {
+        return Err(unexpected_copy(entry));
+    }
+    let matches = match table {
+        None => !manifested,
+        // Names of other encodings are not compared.
+        Some(table) => {
+            std::str::from_utf8(entry.tag.as_deref().unwrap_or_default()).map_or(true, |tag| tag == table.name)
+        }
+    };
+    if matches {
+        return Ok(());
+    }
+    Err(Fault::new("backup-damaged", format!("the manifest does not say what the archive has of {}", entry.label())))
+}
+
+fn unexpected_copy(entry: &Entry) -> Fault {
+    let statement = String::from_utf8_lossy(entry.copy_stmt.as_deref().unwrap_or_default()).into_owned();
+    Fault::new(
+        "archive-unexpected",
+        format!("the COPY statement of {} is not one of pg_dump's: {statement}", entry.label()),
+    )
+}
