@@ -13,6 +13,11 @@ use holdfast_shared::store::upload::Upload;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::task::JoinSet;
 
+use crate::buffers::Buffers;
+
+/// What one batch of text may add to a part after it is full.
+const BATCH_ROOM_BYTES: usize = 512 * 1024;
+
 /// What is remembered of a place in the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
@@ -48,6 +53,7 @@ pub struct Assembly {
     permits: Arc<Semaphore>,
     transfers: tokio::sync::Mutex<JoinSet<Result<(), Fault>>>,
     part_size_bytes: u64,
+    buffers: Arc<Buffers>,
     pub progress: Progress,
 }
 
@@ -94,8 +100,16 @@ impl Assembly {
             permits: Arc::new(Semaphore::new(plan.uploads_in_flight)),
             transfers: tokio::sync::Mutex::new(JoinSet::new()),
             part_size_bytes: plan.part_size_bytes,
+            buffers: Buffers::new(
+                plan.part_size_bytes as usize + BATCH_ROOM_BYTES,
+                plan.workers + plan.uploads_in_flight,
+            ),
             progress: Progress::default(),
         }
+    }
+
+    pub fn buffers(&self) -> Arc<Buffers> {
+        Arc::clone(&self.buffers)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,7 @@
 //! `scheduled-export`: exports a PostgreSQL database to S3 as one standard dump.
 
 mod assembly;
+mod buffers;
 mod carry_out;
 mod claim;
 mod commit;

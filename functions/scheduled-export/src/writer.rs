@@ -1,5 +1,7 @@
 //! Fills one unit's parts: text in, compressed segments of whole rows out, cut at the part size.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use holdfast_shared::archive::codec::{
     Adler, CodecError, Compression, Encoder, put_large_objects_block, put_table_block,
@@ -10,6 +12,7 @@ use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::export::MIN_PART_SIZE_BYTES;
 
 use crate::assembly::{Assembly, Mark, Place, Reserved};
+use crate::buffers::Buffers;
 
 /// Text is compressed in batches of this size: large enough for the codec, small enough for the cache.
 const BATCH_BYTES: usize = 128 * 1024;
@@ -42,6 +45,7 @@ pub struct Writer {
     encoder: Encoder,
     text: Vec<u8>,
     out: Vec<u8>,
+    buffers: Arc<Buffers>,
     marks: Vec<(u64, Mark)>,
     /// Bytes that have left `out`.
     shipped: u64,
@@ -76,6 +80,7 @@ impl Writer {
             encoder: Encoder::new(compression).map_err(codec)?,
             text: Vec::with_capacity(BATCH_BYTES + 16 * 1024),
             out: Vec::new(),
+            buffers: assembly.buffers(),
             marks: Vec::new(),
             shipped: 0,
             segment: None,
@@ -102,6 +107,7 @@ impl Writer {
 
     /// Begins an entry's block within a bundle.
     pub fn begin_block(&mut self, block: Block) {
+        self.need_buffer();
         self.mark(Mark::BlockStart { entry: block.entry });
         put_block_header(&mut self.out, block);
         if block.kind == BlockKind::Table {
@@ -138,10 +144,7 @@ impl Writer {
     }
 
     fn compress(&mut self) -> Result<(), Fault> {
-        if self.out.capacity() == 0 {
-            // A part, and what one batch may add to it.
-            self.out.reserve(self.part_size as usize + 512 * 1024);
-        }
+        self.need_buffer();
         self.encoder.write(&self.text, &mut self.out).map_err(codec)?;
         self.text.clear();
         Ok(())
@@ -199,7 +202,23 @@ impl Writer {
         let (marks, later) = std::mem::take(&mut self.marks).into_iter().partition(before);
         self.marks = later;
         self.marks.iter_mut().for_each(|(at, _)| *at -= len);
-        rope_of(full, marks)
+        let mut rope = Rope::default();
+        // What stays short may wait long for its neighbour: it does not keep a whole part's buffer.
+        let bytes = if full.len() < full.capacity() / 2 {
+            let short = Bytes::copy_from_slice(&full);
+            drop(self.buffers.seal(full));
+            short
+        } else {
+            self.buffers.seal(full)
+        };
+        rope.push_marked(bytes, marks);
+        rope
+    }
+
+    fn need_buffer(&mut self) {
+        if self.out.capacity() == 0 {
+            self.out = self.buffers.take();
+        }
     }
 
     async fn put(&mut self, assembly: &Assembly, rope: Rope<Mark>, continues: bool) -> Result<(), Fault> {
@@ -231,6 +250,7 @@ impl Writer {
     /// One large object: its oid, its content in chunks, and their end.
     pub fn begin_large_object(&mut self, oid: u32) {
         // Oids are unsigned, the archive's ints are not: as `WriteInt` has it, by value modulo 2³².
+        self.need_buffer();
         put_int(&mut self.out, oid as i32);
         self.encoder.begin_table(&mut self.out);
     }
@@ -302,10 +322,4 @@ fn prefix(block: Option<Block>, encoder: &Encoder) -> impl FnOnce() -> Rope<Mark
         }
         rope
     }
-}
-
-fn rope_of(bytes: Vec<u8>, marks: Vec<(u64, Mark)>) -> Rope<Mark> {
-    let mut rope = Rope::default();
-    rope.push_marked(Bytes::from(bytes), marks);
-    rope
 }

@@ -139,7 +139,7 @@ pub fn plan_export(entries: &[DataEntry], limits: &Limits) -> ExportPlan {
         part_size_bytes,
         workers,
         uploads_in_flight,
-        seam_budget_bytes: (limits.memory_bytes / 6).max(2 * part_size_bytes),
+        seam_budget_bytes: (limits.memory_bytes / 3).max(3 * part_size_bytes),
     }
 }
 
