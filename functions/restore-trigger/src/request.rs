@@ -1,0 +1,476 @@
+//! What one invocation is asked to restore, and from where it may be asked.
+
+use holdfast_shared::domain::{BackupId, Environment, ImportName, TablePattern};
+use holdfast_shared::event::{Trigger, parse};
+use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::clearance::{Options, Tier};
+use holdfast_shared::secret::Secret;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+const WHO_LIMIT: usize = 200;
+const KEEP_DAYS_LIMIT: u32 = 3_650;
+/// What a schedule's own event says beside the request.
+const SCHEDULE_FIELDS: [&str; 3] = ["source", "schedule_arn", "scheduled_time"];
+/// What every mode takes.
+const COMMON_FIELDS: [&str; 3] = ["mode", "passkey", "requested_by"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    NewDatabase,
+    Swap,
+    Tables,
+    Undo,
+    Verify,
+    RdsSnapshot,
+    RdsPointInTime,
+}
+
+impl Mode {
+    /// The fields it takes, beside those that every mode does.
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::NewDatabase => &[
+                "backup",
+                "before",
+                "source_database",
+                "import",
+                "tier",
+                "target_database",
+                "no_owner",
+                "continue_on_error",
+            ],
+            Self::Swap => &[
+                "backup",
+                "before",
+                "source_database",
+                "import",
+                "tier",
+                "target_database",
+                "no_owner",
+                "take_safety_backup",
+                "keep_previous_days",
+            ],
+            Self::Tables => &[
+                "backup",
+                "before",
+                "source_database",
+                "import",
+                "tier",
+                "target_database",
+                "tables",
+                "into",
+                "no_owner",
+                "continue_on_error",
+                "take_safety_backup",
+            ],
+            Self::Undo => &["target_database", "take_safety_backup"],
+            Self::Verify => &["backup", "before", "source_database", "tier"],
+            Self::RdsSnapshot => &["snapshot", "instance"],
+            Self::RdsPointInTime => &["moment", "instance"],
+        }
+    }
+
+    /// Writes to the configured server, which has to be there; else the server may be what was lost.
+    pub fn writes_to_the_server(self) -> bool {
+        !matches!(self, Self::RdsSnapshot | Self::RdsPointInTime)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NewDatabase => "new_database",
+            Self::Swap => "swap",
+            Self::Tables => "tables",
+            Self::Undo => "undo",
+            Self::Verify => "verify",
+            Self::RdsSnapshot => "rds_snapshot",
+            Self::RdsPointInTime => "rds_point_in_time",
+        }
+    }
+}
+
+/// Which backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupChoice {
+    pub which: Which,
+    /// Whose; `None`: an id's whosever it is, else the function's own.
+    pub environment: Option<Environment>,
+    /// Of which database; `None`: an id's whatever it is, else the configured one.
+    pub database: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Id(BackupId),
+    /// The newest; where a moment is given, of those before it.
+    Latest {
+        before: Option<Timestamp>,
+    },
+}
+
+/// What is to be restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceChoice {
+    Backup(BackupChoice),
+    Import(ImportName),
+    Previous,
+    /// `None`: the newest.
+    RdsSnapshot(Option<String>),
+    /// `None`: the latest that can be restored.
+    RdsMoment(Option<Timestamp>),
+}
+
+/// Where chosen tables go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    #[default]
+    Schema,
+    Original,
+}
+
+/// One request, with its passkey taken out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreRequest {
+    pub mode: Mode,
+    /// Nothing is done: the answer says what would be.
+    pub plan_only: bool,
+    pub source: SourceChoice,
+    pub target_database: Option<String>,
+    pub tables: Vec<TablePattern>,
+    pub into: Place,
+    /// Name of the new RDS instance.
+    pub instance: Option<String>,
+    pub options: Options,
+    pub take_safety_backup: bool,
+    pub requested_by: String,
+    /// As it came, without the passkey: for the record.
+    pub asked: Value,
+}
+
+/// The request's fields, as JSON has them; `passkey` is not among them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Fields {
+    backup: Option<String>,
+    before: Option<Timestamp>,
+    source_database: Option<String>,
+    import: Option<String>,
+    target_database: Option<String>,
+    tables: Vec<TablePattern>,
+    into: Place,
+    snapshot: Option<String>,
+    moment: Option<String>,
+    instance: Option<String>,
+    no_owner: bool,
+    continue_on_error: bool,
+    take_safety_backup: bool,
+    keep_previous_days: Option<u32>,
+    tier: Tier,
+    requested_by: Option<String>,
+}
+
+/// A request and the passkey that came with it.
+pub type Asked = (RestoreRequest, Option<Secret>);
+
+/// Understands an event.
+///
+/// # Errors
+/// `restore-not-from-events` for everything but a request of our own and a scheduled drill.
+pub fn understand(event: &Value) -> Result<Asked, Fault> {
+    let Some(fields) = event.as_object() else {
+        return Err(Fault::new("event-not-an-object", "the event is not a JSON object"));
+    };
+    // A message may be anybody's who can publish: what is in it is not even looked at.
+    if fields.contains_key("Records") || fields.get("Type").and_then(Value::as_str) == Some("Notification") {
+        return Err(not_from("a message"));
+    }
+    match parse(event) {
+        Ok(Trigger::Direct(fields)) => read(fields, "invoke"),
+        Ok(Trigger::Schedule { .. }) => {
+            let mut fields = fields.clone();
+            if fields.get("mode").and_then(Value::as_str) != Some("verify") {
+                return Err(not_from("a schedule"));
+            }
+            fields.retain(|name, _| !SCHEDULE_FIELDS.contains(&name.as_str()));
+            read(fields, "schedule")
+        }
+        Ok(Trigger::Alarm(_)) => Err(not_from("an alarm")),
+        Ok(Trigger::Aws { source, .. }) => Err(not_from(&format!("an event of {source}"))),
+        Err(error) => Err(not_from(&error.to_string())),
+    }
+}
+
+fn not_from(what: &str) -> Fault {
+    Fault::new("restore-not-from-events", format!("a restore is never started by an event: {what}"))
+        .hint("invoke the function with a request; only a drill (mode verify) may be scheduled")
+}
+
+fn malformed(problem: impl Into<String>) -> Fault {
+    Fault::new("request-malformed", problem).hint("docs/events.md shows the request")
+}
+
+fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
+    // Taken out before anything that could quote it looks at the rest.
+    let passkey = match fields.remove("passkey") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(Secret::new(text)),
+        Some(_) => return Err(malformed("passkey is not text")),
+    };
+    let (mode, plan_only) = mode(&mut fields)?;
+    let known = |name: &&str| COMMON_FIELDS.contains(name) || mode.fields().contains(name);
+    let unknown: Vec<&str> = fields.keys().map(String::as_str).filter(|name| !known(name)).collect();
+    if !unknown.is_empty() {
+        let message = format!("mode {} has no fields {}", mode.as_str(), unknown.join(", "));
+        return Err(Fault::new("request-unknown-fields", message).hint(format!(
+            "it takes {}, {}",
+            COMMON_FIELDS.join(", "),
+            mode.fields().join(", ")
+        )));
+    }
+    let mut asked = fields.clone();
+    asked.insert("mode".into(), json!(if plan_only { "plan" } else { mode.as_str() }));
+    if plan_only {
+        asked.insert("plan_for".into(), json!(mode.as_str()));
+    }
+    let fields: Fields = serde_json::from_value(Value::Object(fields))
+        .map_err(|error| Fault::from_error("request-malformed", &error).hint("docs/events.md shows the request"))?;
+    let requested_by = fields.requested_by.clone().unwrap_or_else(|| by.to_owned());
+    if requested_by.is_empty() || requested_by.len() > WHO_LIMIT || requested_by.chars().any(char::is_control) {
+        return Err(malformed(format!("requested_by is not 1 to {WHO_LIMIT} bytes of plain text")));
+    }
+    if fields.keep_previous_days.is_some_and(|days| !(1..=KEEP_DAYS_LIMIT).contains(&days)) {
+        return Err(malformed(format!("keep_previous_days is not between 1 and {KEEP_DAYS_LIMIT}")));
+    }
+    if (mode == Mode::Tables) == fields.tables.is_empty() {
+        return Err(malformed("mode tables needs tables, such as [\"public.orders\"]"));
+    }
+    if fields.take_safety_backup && mode == Mode::Tables && fields.into == Place::Schema {
+        return Err(malformed("take_safety_backup has no use where nothing existing is changed"));
+    }
+    if matches!(mode, Mode::RdsSnapshot | Mode::RdsPointInTime) && fields.instance.is_none() {
+        return Err(malformed(format!("mode {} needs instance, the name of the new one", mode.as_str())));
+    }
+    let source = source(mode, &fields)?;
+    let request = RestoreRequest {
+        mode,
+        plan_only,
+        source,
+        target_database: fields.target_database,
+        tables: fields.tables,
+        into: fields.into,
+        instance: fields.instance,
+        options: Options {
+            no_owner: fields.no_owner,
+            continue_on_error: fields.continue_on_error,
+            tier: fields.tier,
+            keep_previous_days: fields.keep_previous_days,
+        },
+        take_safety_backup: fields.take_safety_backup,
+        requested_by,
+        asked: Value::Object(asked),
+    };
+    Ok((request, passkey))
+}
+
+/// The mode, and whether it is only to be planned: `plan_for` then says which.
+fn mode(fields: &mut Map<String, Value>) -> Result<(Mode, bool), Fault> {
+    let plan_only = fields.get("mode").and_then(Value::as_str) == Some("plan");
+    let named = if plan_only {
+        fields.remove("mode");
+        fields.remove("plan_for")
+    } else {
+        fields.remove("mode")
+    };
+    let mode = named.map_or(Ok(Mode::NewDatabase), serde_json::from_value);
+    let mode = mode.map_err(|error| Fault::from_error("request-malformed", &error).with_context("mode"))?;
+    Ok((mode, plan_only))
+}
+
+fn source(mode: Mode, fields: &Fields) -> Result<SourceChoice, Fault> {
+    match mode {
+        Mode::Undo => return Ok(SourceChoice::Previous),
+        Mode::RdsSnapshot => {
+            let named = fields.snapshot.clone().filter(|name| name != "latest");
+            return Ok(SourceChoice::RdsSnapshot(named));
+        }
+        Mode::RdsPointInTime => {
+            let moment = match fields.moment.as_deref() {
+                None => return Err(malformed("mode rds_point_in_time needs moment: a time, or latest")),
+                Some("latest") => None,
+                Some(text) => {
+                    Some(text.parse().map_err(|_| malformed("moment is not a time like 2025-06-21T14:00:00Z"))?)
+                }
+            };
+            return Ok(SourceChoice::RdsMoment(moment));
+        }
+        _ => {}
+    }
+    if let Some(name) = &fields.import {
+        if fields.backup.is_some() || fields.before.is_some() || fields.source_database.is_some() {
+            return Err(malformed("import goes with none of backup, before and source_database"));
+        }
+        let name = name.parse().map_err(|error| Fault::from_error("request-malformed", &error))?;
+        return Ok(SourceChoice::Import(name));
+    }
+    let text = match (&fields.backup, fields.before) {
+        (Some(text), _) => text.as_str(),
+        (None, Some(_)) => "latest",
+        (None, None) if mode == Mode::Verify => "latest",
+        (None, None) => return Err(malformed("the request names no backup: give an id, latest, before or import")),
+    };
+    let (which, environment) = match text.split_once('@') {
+        None => (text, None),
+        Some((which, environment)) => {
+            let environment = environment.parse().map_err(|error| Fault::from_error("request-malformed", &error))?;
+            (which, Some(environment))
+        }
+    };
+    let which = match (which, fields.before) {
+        ("latest", before) => Which::Latest { before },
+        (_, Some(_)) => return Err(malformed("before goes with latest, not with an id")),
+        (id, None) => Which::Id(id.parse().map_err(|error| Fault::from_error("request-malformed", &error))?),
+    };
+    Ok(SourceChoice::Backup(BackupChoice { which, environment, database: fields.source_database.clone() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::needless_pass_by_value, reason = "a json! literal reads better without a reference")]
+    fn request(event: Value) -> RestoreRequest {
+        understand(&event).unwrap().0
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a json! literal reads better without a reference")]
+    fn refused(event: Value) -> Fault {
+        understand(&event).unwrap_err()
+    }
+
+    fn choice(event: Value) -> BackupChoice {
+        match request(event).source {
+            SourceChoice::Backup(choice) => choice,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_backup_is_named_in_all_documented_ways() {
+        let id = "20250621-143000".parse().unwrap();
+        let before: Timestamp = "2025-06-21T14:00:00Z".parse().unwrap();
+        let staging = || Some("staging".parse().unwrap());
+        for (event, which, environment) in [
+            (json!({"backup": "20250621-143000"}), Which::Id(id), None),
+            (json!({"backup": "20250621-143000@staging"}), Which::Id(id), staging()),
+            (json!({"backup": "latest"}), Which::Latest { before: None }, None),
+            (json!({"backup": "latest@staging"}), Which::Latest { before: None }, staging()),
+            (json!({"before": "2025-06-21T14:00:00Z"}), Which::Latest { before: Some(before) }, None),
+            (
+                json!({"backup": "latest@staging", "before": "2025-06-21T14:00:00Z"}),
+                Which::Latest { before: Some(before) },
+                staging(),
+            ),
+        ] {
+            let found = choice(event.clone());
+            assert_eq!((found.which, found.environment), (which, environment), "{event}");
+        }
+    }
+
+    #[test]
+    fn each_mode_takes_its_own_fields() {
+        assert_eq!(request(json!({"backup": "latest"})).mode, Mode::NewDatabase);
+        let tables = request(json!({"mode": "tables", "backup": "latest", "tables": ["public.*"], "into": "original"}));
+        assert_eq!((tables.into, tables.tables.len()), (Place::Original, 1));
+        assert_eq!(request(json!({"mode": "undo"})).source, SourceChoice::Previous);
+        let rds = request(json!({"mode": "rds_point_in_time", "moment": "latest", "instance": "shop-2"}));
+        assert_eq!(rds.source, SourceChoice::RdsMoment(None));
+        let plan = request(json!({"mode": "plan", "plan_for": "swap", "backup": "latest", "keep_previous_days": 7}));
+        assert_eq!((plan.mode, plan.plan_only), (Mode::Swap, true));
+        assert_eq!(request(json!({"mode": "verify"})).requested_by, "invoke");
+    }
+
+    #[test]
+    fn only_a_drill_is_scheduled() {
+        let schedule = |mode: &str| {
+            json!({"source": "holdfast.schedule", "schedule_arn": "arn:s", "scheduled_time": "2025-06-21T02:00:00Z",
+                   "mode": mode})
+        };
+        let (drill, passkey) = understand(&schedule("verify")).unwrap();
+        assert_eq!((drill.mode, drill.requested_by.as_str(), passkey), (Mode::Verify, "schedule", None));
+        let direct = json!({"backup": "latest", "passkey": "p"});
+        let alarm = json!({"alarmArn": "a", "time": "t", "alarmData": {"alarmName": "x", "state": {"value": "ALARM"}}});
+        for event in [
+            schedule("swap"),
+            schedule("plan"),
+            json!({"source": "aws.events", "detail-type": "Scheduled Event", "time": "2025-06-21T02:00:00Z", "resources": ["r"]}),
+            json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Message": direct.to_string()}}]}),
+            json!({"Records": [{"eventSource": "aws:sqs", "body": direct.to_string()}]}),
+            json!({"Type": "Notification", "Message": direct.to_string()}),
+            json!({"Records": []}),
+            alarm,
+            json!({"source": "aws.s3", "detail-type": "Object Created", "detail": {}}),
+        ] {
+            assert_eq!(refused(event.clone()).code, "restore-not-from-events", "{event}");
+        }
+        assert_eq!(refused(json!(7)).code, "event-not-an-object");
+    }
+
+    #[test]
+    fn each_thing_that_is_wrong_has_its_own_error() {
+        for (event, code, word) in [
+            (json!({"backup": "latest", "bucket": "evil", "role": "x"}), "request-unknown-fields", "bucket, role"),
+            (json!({"mode": "undo", "backup": "latest"}), "request-unknown-fields", "backup"),
+            (
+                json!({"mode": "swap", "backup": "latest", "continue_on_error": true}),
+                "request-unknown-fields",
+                "continue_on_error",
+            ),
+            (json!({"mode": "drop", "backup": "latest"}), "request-malformed", "mode"),
+            (json!({"mode": "plan", "plan_for": "plan"}), "request-malformed", "mode"),
+            (json!({}), "request-malformed", "no backup"),
+            (json!({"backup": "yesterday"}), "request-malformed", "yesterday"),
+            (json!({"backup": "latest@Prod"}), "request-malformed", "Prod"),
+            (json!({"backup": "20250621-143000", "before": "2025-06-21T14:00:00Z"}), "request-malformed", "before"),
+            (json!({"before": "yesterday"}), "request-malformed", ""),
+            (json!({"import": "../x"}), "request-malformed", "import"),
+            (json!({"import": "x", "backup": "latest"}), "request-malformed", "import"),
+            (json!({"backup": "latest", "passkey": 1}), "request-malformed", "passkey"),
+            (json!({"mode": "tables", "backup": "latest"}), "request-malformed", "tables"),
+            (
+                json!({"mode": "tables", "backup": "latest", "tables": ["a.b"], "take_safety_backup": true}),
+                "request-malformed",
+                "take_safety_backup",
+            ),
+            (
+                json!({"mode": "swap", "backup": "latest", "keep_previous_days": 0}),
+                "request-malformed",
+                "keep_previous_days",
+            ),
+            (json!({"backup": "latest", "requested_by": "a\nb"}), "request-malformed", "requested_by"),
+            (json!({"mode": "rds_snapshot"}), "request-malformed", "instance"),
+            (json!({"mode": "rds_point_in_time", "instance": "x"}), "request-malformed", "moment"),
+        ] {
+            let fault = refused(event.clone());
+            assert_eq!(fault.code, code, "{event}");
+            assert!(fault.message.contains(word), "{word} in {fault}");
+        }
+    }
+
+    #[test]
+    fn the_passkey_is_in_nothing_that_is_printed_or_kept() {
+        for event in [
+            json!({"backup": "latest", "passkey": "hunter2-hunter2"}),
+            json!({"backup": 7, "passkey": "hunter2-hunter2"}),
+            json!({"bucket": "x", "passkey": "hunter2-hunter2"}),
+        ] {
+            let understood = understand(&event);
+            assert!(!format!("{understood:?}").contains("hunter2"), "{understood:?}");
+        }
+        let (request, passkey) = understand(&json!({"backup": "latest", "passkey": "hunter2-hunter2"})).unwrap();
+        assert_eq!(request.asked, json!({"backup": "latest", "mode": "new_database"}));
+        assert_eq!(passkey.unwrap().expose(), "hunter2-hunter2");
+    }
+}
