@@ -8,6 +8,7 @@ pub mod manifest;
 pub mod object_key;
 pub mod pin;
 pub mod table;
+pub mod tombstone;
 
 pub use artifact::{ArtifactKey, ArtifactKind};
 pub use backup_id::BackupId;

@@ -1,6 +1,7 @@
 //! Everything under a prefix: objects with what tells one version from another, and uploads under way.
 
 use aws_sdk_s3::types::EncodingType;
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::plan::retention::sweep::{Found, PendingUpload};
@@ -57,6 +58,22 @@ impl Store {
             key_marker = Some(self.decoded(OPERATION, prefix, page.next_key_marker.as_deref())?);
             id_marker = page.next_upload_id_marker;
         }
+    }
+
+    /// A small object that has been listed, and its ETag; `None` where it is gone since.
+    pub async fn read_listed(&self, key: &str) -> Result<Option<(Bytes, String)>, StoreError> {
+        let request = self.client.get_object().bucket(&self.config.bucket).key(key);
+        let sent = request.customize().config_override(Self::small()).send().await;
+        let output = match sent.map_err(self.error("GetObject", key)) {
+            Ok(output) => output,
+            Err(error) if error.is_absent() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let etag = output.e_tag.unwrap_or_default();
+        let body = output.body.collect().await.map_err(|error| {
+            StoreError::broken_off("GetObject", &self.config.bucket, key, crate::fault::chain(&error))
+        })?;
+        Ok(Some((body.into_bytes(), etag)))
     }
 
     fn decoded(&self, operation: &'static str, prefix: &str, key: Option<&str>) -> Result<String, StoreError> {

@@ -1,0 +1,333 @@
+//! One invocation: understand, take the lease, observe, plan, carry out, sweep, report.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use holdfast_shared::config::RetentionConfig;
+use holdfast_shared::domain::{BackupId, ObjectKey};
+use holdfast_shared::fault::{Fault, chain};
+use holdfast_shared::notify::Notifier;
+use holdfast_shared::plan::retention::{Circumstances, Expiry, Plan, Refusal, plan, plan_deletion};
+use holdfast_shared::store::Store;
+use holdfast_shared::store::lease::Acquired;
+use holdfast_shared::telemetry::{Unit, emit_metrics};
+use jiff::Timestamp;
+use lambda_runtime::LambdaEvent;
+use serde_json::{Value, json};
+use tracing::Instrument;
+
+use crate::carry_out::{Executor, Outcome};
+use crate::keeper::keep;
+use crate::observe::{Observed, observe};
+use crate::receipt::{done_json, durations_json, expiry_json, plan_json};
+use crate::request::{Deletion, Request, understand};
+use crate::state::State;
+use crate::sweep::{Sweep, plan_sweep};
+
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+
+pub struct Function {
+    pub config: RetentionConfig,
+    pub store: Store,
+    pub notifier: Notifier,
+}
+
+struct Invocation {
+    request_id: String,
+    started: Instant,
+    give_up_at: Instant,
+}
+
+impl Function {
+    /// # Errors
+    /// [`Fault`]: every failure is one; it is logged, counted and notified here, once.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Fault> {
+        let started = Instant::now();
+        let remaining = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+        let invocation = Invocation {
+            request_id: event.context.request_id.clone(),
+            started,
+            give_up_at: started + remaining.saturating_sub(self.config.deadline_margin),
+        };
+        let span = tracing::error_span!("retention", request_id = invocation.request_id);
+        let handled = async {
+            let result = match understand(&event.payload) {
+                Ok(request) => Box::pin(self.respond(request, &invocation)).await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = &result {
+                self.report_failure(fault).await;
+            }
+            result
+        };
+        handled.instrument(span).await
+    }
+
+    async fn respond(&self, request: Request, invocation: &Invocation) -> Result<Value, Fault> {
+        if request.dry_run {
+            return self.within_deadline(self.run(request, invocation), invocation).await;
+        }
+        let id = BackupId::from_timestamp(Timestamp::now());
+        let event_key = format!("retention:{}", invocation.request_id);
+        let acquired =
+            self.store.acquire_lease(ObjectKey::RetentionLease, id, &event_key, &invocation.request_id).await?;
+        let mut lease = match acquired {
+            Acquired::Lease { lease, .. } => lease,
+            // It does what this one would do.
+            Acquired::HeldBy(holder) if request.scheduled => {
+                let reason = format!("request {} has been running retention since {}", holder.request_id, holder.since);
+                tracing::info!(reason, "nothing to do");
+                return Ok(json!({"status": "ignored", "reason": reason}));
+            }
+            Acquired::HeldBy(holder) => {
+                let message = format!("retention is running: request {}, since {}", holder.request_id, holder.since);
+                let hint = format!("wait for it; if it is dead its lease expires at {}", holder.expires);
+                return Err(Fault::new("retention-lease-held", message).hint(hint));
+            }
+        };
+        let result = tokio::select! {
+            result = self.within_deadline(self.run(request, invocation), invocation) => result,
+            fault = keep(&mut lease, &self.store) => Err(fault),
+        };
+        let released = tokio::time::timeout(RELEASE_LIMIT, lease.release(&self.store)).await;
+        if !matches!(released, Ok(Ok(()))) {
+            tracing::info!("the lease was not given back, and will expire");
+        }
+        result
+    }
+
+    /// The executor begins nothing that is too late; this is for what hangs.
+    async fn within_deadline(
+        &self,
+        work: impl Future<Output = Result<Value, Fault>>,
+        invocation: &Invocation,
+    ) -> Result<Value, Fault> {
+        let hard = invocation.give_up_at + self.config.deadline_margin / 2;
+        match tokio::time::timeout_at(hard.into(), Box::pin(work)).await {
+            Ok(result) => result,
+            Err(_) => Err(Fault::new("deadline-reached", "retention was not done before the function's timeout").hint(
+                "raise the function's Timeout or RETENTION_CONCURRENCY; the next run goes on where this one stopped",
+            )),
+        }
+    }
+
+    async fn run(&self, request: Request, invocation: &Invocation) -> Result<Value, Fault> {
+        let now = Timestamp::now();
+        let observed = Box::pin(observe(&self.config, &self.store)).await?;
+        let (pins, acknowledged) = (observed.pins(), observed.last.state.acknowledged());
+        let circumstances = Circumstances {
+            environments: &self.config.environments,
+            pins: &pins,
+            acknowledged: &acknowledged,
+            override_anomaly: request.override_anomaly,
+            now,
+        };
+        let executor = Executor {
+            store: &self.store,
+            request_id: &invocation.request_id,
+            concurrency: self.config.concurrency,
+            give_up_at: invocation.give_up_at,
+        };
+        if let Some(deletion) = request.delete {
+            return self.delete(deletion, request.dry_run, &observed, &circumstances, &executor).await;
+        }
+        let plan = plan(&observed.catalog, &self.config.policy, &circumstances);
+        let sweep = plan_sweep(&self.config, &observed, now, request.override_anomaly);
+        let planned = invocation.started.elapsed();
+        tracing::info!(
+            manifests = observed.manifests.len(),
+            expire = plan.expire.len(),
+            resume = plan.resume.len(),
+            keep = plan.keep.len(),
+            blocks = plan.blocks.len(),
+            seconds = planned.as_secs_f64(),
+            dry_run = request.dry_run,
+            "planned"
+        );
+        let mut outcome = Outcome::default();
+        if !request.dry_run {
+            executor.carry_out(&plan.resume, true, &mut outcome).await;
+            executor.carry_out(&plan.expire, false, &mut outcome).await;
+            executor.sweep(&sweep, &mut outcome).await;
+            self.remember(&observed, &plan, &sweep, &outcome, request.override_anomaly).await?;
+            self.report(&observed, &plan, &sweep, &outcome).await;
+            failed(&outcome)?;
+        }
+        Ok(json!({
+            "status": if plan.blocks.is_empty() { "complete" } else { "blocked" },
+            "dry_run": request.dry_run,
+            "environments": self.config.environments,
+            "plan": plan_json(&plan, &sweep, &observed),
+            "done": done_json(&outcome),
+            "durations_seconds": durations_json(planned, invocation.started.elapsed()),
+        }))
+    }
+
+    async fn delete(
+        &self,
+        deletion: Deletion,
+        dry_run: bool,
+        observed: &Observed,
+        circumstances: &Circumstances<'_>,
+        executor: &Executor<'_>,
+    ) -> Result<Value, Fault> {
+        let unreadable = observed.manifests.contains(&deletion.id)
+            && !observed.catalog.records().iter().any(|record| record.id == deletion.id);
+        if unreadable {
+            let key = ObjectKey::Manifest(deletion.id);
+            return Err(Fault::new("manifest-unreadable", format!("{key} is not a manifest this release reads"))
+                .hint("what is not understood is not deleted"));
+        }
+        let cleared =
+            plan_deletion(&observed.catalog, circumstances, deletion.id, deletion.forced).map_err(|e| refused(&e))?;
+        let expiries: Vec<Expiry> = cleared.into_iter().collect();
+        let mut outcome = Outcome::default();
+        if !dry_run {
+            executor.carry_out(&expiries, false, &mut outcome).await;
+            failed(&outcome)?;
+        }
+        Ok(json!({
+            "status": if outcome.postponed.is_empty() { "complete" } else { "postponed" },
+            "dry_run": dry_run,
+            "plan": {"expire": expiries.iter().map(expiry_json).collect::<Vec<_>>()},
+            "done": done_json(&outcome),
+        }))
+    }
+
+    async fn remember(
+        &self,
+        observed: &Observed,
+        plan: &Plan,
+        sweep: &Sweep,
+        outcome: &Outcome,
+        override_anomaly: bool,
+    ) -> Result<(), Fault> {
+        let mut state: State = observed.last.state.clone();
+        // One that could not be removed is tried again, not reported again.
+        let orphans = sweep.orphans.report.iter().chain(&sweep.orphans.remove);
+        let orphans = orphans.filter(|orphan| !outcome.orphans_removed.contains(&orphan.key));
+        state.orphans = orphans.map(|orphan| (orphan.key.clone(), orphan.last_modified)).collect();
+        if override_anomaly {
+            state.acknowledge(&plan.anomalies);
+        }
+        observed.last.replace(&self.store, &state).await
+    }
+
+    async fn report(&self, observed: &Observed, plan: &Plan, sweep: &Sweep, outcome: &Outcome) {
+        for warning in observed.warnings.iter().chain(&plan.warnings) {
+            tracing::warn!(warning, "noticed");
+        }
+        for orphan in &sweep.orphans.report {
+            tracing::warn!(key = orphan.key, bytes = orphan.size_bytes, "an artifact has no manifest");
+        }
+        #[derive(Default)]
+        struct Counts {
+            expired: usize,
+            kept: usize,
+            blocked: usize,
+        }
+        let mut counts: BTreeMap<(&str, &str), Counts> = BTreeMap::new();
+        for expiry in plan.resume.iter().chain(&plan.expire).filter(|e| outcome.expired.binary_search(&e.id).is_ok()) {
+            counts.entry((expiry.environment.as_str(), &expiry.database)).or_default().expired += 1;
+        }
+        for kept in &plan.keep {
+            counts.entry((kept.environment.as_str(), &kept.database)).or_default().kept += 1;
+        }
+        for block in &plan.blocks {
+            tracing::warn!(
+                environment = %block.environment,
+                database = block.database,
+                reason = block.kind.as_str(),
+                detail = block.detail,
+                "nothing of this database expires"
+            );
+            counts.entry((block.environment.as_str(), &block.database)).or_default().blocked = 1;
+        }
+        for ((environment, database), counts) in counts {
+            emit_metrics(
+                &[("Environment", environment), ("Database", database)],
+                &[
+                    ("RetentionExpired", Unit::Count, counts.expired as f64),
+                    ("RetentionKept", Unit::Count, counts.kept as f64),
+                    ("RetentionBlocked", Unit::Count, counts.blocked as f64),
+                ],
+                &[],
+            );
+        }
+        let refused = sweep.orphans.refused.as_deref();
+        emit_metrics(
+            &[("Environment", self.config.environment.as_str())],
+            &[
+                ("RetentionSucceeded", Unit::Count, f64::from(u8::from(failed(outcome).is_ok()))),
+                ("RetentionBlocked", Unit::Count, (plan.blocks.len() + usize::from(refused.is_some())) as f64),
+                ("RetentionUnreadableManifests", Unit::Count, observed.catalog.unreadable().len() as f64),
+                ("RetentionOrphans", Unit::Count, sweep.orphans.report.len() as f64),
+            ],
+            &[],
+        );
+        let mut blocks: Vec<String> = plan
+            .blocks
+            .iter()
+            .map(|b| format!("{} {}: {} ({})", b.environment, b.database, b.detail, b.kind.as_str()))
+            .collect();
+        blocks.extend(refused.map(str::to_owned));
+        let (app, environment) = (&self.config.app_name, &self.config.environment);
+        if blocks.is_empty() {
+            let subject = format!("{app} {environment}: {} backups expired", outcome.expired.len());
+            self.notifier.success(&subject, &format!("{:#}", done_json(outcome))).await;
+        } else {
+            let subject = format!("{app} {environment}: retention blocked");
+            self.notifier.failure(&subject, &blocks.join("\n")).await;
+        }
+    }
+
+    async fn report_failure(&self, fault: &Fault) {
+        tracing::error!(code = fault.code, error = %fault, "retention failed");
+        let environment = &self.config.environment;
+        emit_metrics(
+            &[("Environment", environment.as_str())],
+            &[("RetentionFailed", Unit::Count, 1.0)],
+            &[("code", json!(fault.code))],
+        );
+        let subject = format!("{} {environment}: retention failed ({})", self.config.app_name, fault.code);
+        self.notifier.failure(&subject, &fault.to_string()).await;
+    }
+}
+
+/// What could be done has been done; what could not makes the run a failure that lists all of it.
+fn failed(outcome: &Outcome) -> Result<(), Fault> {
+    let late = (outcome.not_begun > 0).then(|| format!("{} were not begun for lack of time", outcome.not_begun));
+    if outcome.failures.is_empty() {
+        return late.map_or(Ok(()), |late| {
+            Err(Fault::new("deadline-reached", format!("{} backups expired, and {late}", outcome.expired.len()))
+                .hint("the next run goes on; raise the function's Timeout or RETENTION_CONCURRENCY"))
+        });
+    }
+    let items: Vec<&str> = outcome.failures.iter().chain(&late).map(String::as_str).collect();
+    let message = format!("{} failed, {} expired: {}", outcome.failures.len(), outcome.expired.len(), items.join("; "));
+    Err(Fault::new("retention-incomplete", message).hint("the others are done; the next run tries these again"))
+}
+
+fn refused(refusal: &Refusal) -> Fault {
+    let (code, hint) = match refusal {
+        Refusal::Unknown(_) => ("retention-backup-unknown", None),
+        Refusal::OtherEnvironment { .. } => ("retention-other-environment", Some("RETENTION_ENVIRONMENTS names those")),
+        Refusal::NotUnderstood { .. } => ("retention-not-understood", Some("what is not understood is not deleted")),
+        Refusal::Pinned { .. } => ("retention-pinned", Some("wait for what uses it, or remove the pin")),
+        Refusal::Held { .. } => ("retention-held", Some("take hold out of its manifest")),
+        Refusal::LastVerified { .. } => {
+            ("retention-last-verified", Some("\"force\" with the same id deletes it all the same"))
+        }
+        Refusal::NoneVerified { .. } => {
+            ("retention-none-verified", Some("\"force\" with the same id deletes it all the same"))
+        }
+        Refusal::Anomaly { .. } => {
+            ("retention-anomaly", Some("look at both backups; \"override_anomaly\": true deletes it all the same"))
+        }
+    };
+    let fault = Fault::new(code, chain(refusal));
+    match hint {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}

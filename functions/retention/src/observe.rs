@@ -1,0 +1,167 @@
+//! Everything a run has to know, from the bucket alone.
+
+use std::collections::BTreeSet;
+
+use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt};
+use holdfast_shared::config::RetentionConfig;
+use holdfast_shared::domain::{ArtifactKind, BackupId, KeyPrefix, ObjectKey, Pin};
+use holdfast_shared::fault::{Fault, chain};
+use holdfast_shared::plan::retention::catalog::Catalog;
+use holdfast_shared::plan::retention::record::{Record, Unreadable};
+use holdfast_shared::plan::retention::sweep::{Found, LeaseFacts, PendingUpload};
+use holdfast_shared::store::lease::{LeaseRecord, LeaseState};
+use holdfast_shared::store::{Store, StoreError};
+
+use crate::state::Loaded;
+
+const METADATA: &str = "postgres-exports/metadata/";
+const PINS: &str = "pins/";
+const LEASES: &str = "runs/leases/";
+
+pub struct Observed {
+    pub catalog: Catalog,
+    /// Every backup that has a manifest, readable or not.
+    pub manifests: BTreeSet<BackupId>,
+    pub pins: Vec<PinObject>,
+    pub leases: Vec<LeaseFacts>,
+    pub uploads: Vec<PendingUpload>,
+    /// What lies in the folders of artifacts.
+    pub found: Vec<Found>,
+    pub last: Loaded,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PinObject {
+    pub key: String,
+    pub etag: String,
+    pub pin: Pin,
+    /// As good as a pin that never ends.
+    pub unreadable: bool,
+}
+
+impl Observed {
+    pub fn pins(&self) -> Vec<Pin> {
+        self.pins.iter().map(|object| object.pin.clone()).collect()
+    }
+}
+
+pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed, Fault> {
+    let prefix = &config.store.prefix;
+    let root = prefix.as_str();
+    let at = |folder: &str| format!("{root}{folder}");
+    // Artifacts before manifests: a backup that is finished in between has its manifest seen.
+    let folders = ArtifactKind::ALL.map(|kind| at(kind.folder()));
+    let found = try_join_all(folders.iter().map(|folder| store.inventory(folder)));
+    let uploads = try_join_all(folders.iter().map(|folder| store.pending_uploads(folder)));
+    let (found, uploads) = tokio::try_join!(found, uploads)?;
+
+    let (metadata, lease_folder) = (at(METADATA), at(LEASES));
+    let (listed, pins, leases) =
+        tokio::try_join!(store.inventory(&metadata), all_pins(store, prefix), leases(store, &lease_folder))?;
+    let (leases, mut warnings) = leases;
+    let last = Loaded::read(store).await?;
+    let mut catalog = Catalog::new(config.thresholds);
+    let mut manifests = BTreeSet::new();
+    let mut newest_first: Vec<(BackupId, String)> = Vec::new();
+    for object in listed {
+        match manifest_id(&object.key, prefix) {
+            Some(id) => newest_first.push((id, object.key)),
+            None if object.key.ends_with('/') => {}
+            None => {
+                let problem = "it does not lie where a manifest lies".to_owned();
+                catalog.add_unreadable(Unreadable { key: object.key, problem });
+            }
+        }
+    }
+    newest_first.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+    manifests.extend(newest_first.iter().map(|(id, _)| *id));
+
+    let reading = newest_first.into_iter().map(|(id, key)| async move {
+        let json = store.read_listed(&key).await;
+        Ok::<_, Fault>((id, key, json))
+    });
+    // In order, because that is how the catalog takes them.
+    let mut reading = futures::stream::iter(reading).buffered(config.concurrency);
+    while let Some((id, key, json)) = reading.try_next().await? {
+        let record = match json {
+            Ok(None) => Err("it has just vanished".to_owned()),
+            Ok(Some((json, etag))) => Record::read(id, etag, &json, prefix),
+            Err(error) if error.is_absent_or_hidden() => Err(chain(&error)),
+            Err(error) => return Err(error.into()),
+        };
+        match record {
+            Ok(record) => catalog.add(record),
+            Err(problem) => catalog.add_unreadable(Unreadable { key, problem }),
+        }
+    }
+    warnings.extend(
+        pins.iter().filter(|pin| pin.unreadable).map(|pin| format!("{} is not readable, and pins for ever", pin.key)),
+    );
+    Ok(Observed { catalog, manifests, pins, leases, uploads: uploads.concat(), found: found.concat(), last, warnings })
+}
+
+/// The backup whose manifest lies under a key.
+fn manifest_id(key: &str, prefix: &KeyPrefix) -> Option<BackupId> {
+    let name = key.rsplit('/').next()?.strip_suffix(".json")?;
+    let id: BackupId = name.parse().ok()?;
+    (ObjectKey::Manifest(id).render(prefix) == key).then_some(id)
+}
+
+async fn all_pins(store: &Store, prefix: &KeyPrefix) -> Result<Vec<PinObject>, StoreError> {
+    pins_under(store, &format!("{}{PINS}", prefix.as_str()), prefix).await
+}
+
+/// A backup's pins as they are now.
+pub async fn pins_of(store: &Store, id: BackupId) -> Result<Vec<PinObject>, StoreError> {
+    let prefix = &store.config().prefix;
+    pins_under(store, &ObjectKey::pins_of(id, prefix), prefix).await
+}
+
+async fn pins_under(store: &Store, folder: &str, prefix: &KeyPrefix) -> Result<Vec<PinObject>, StoreError> {
+    let root = format!("{}{PINS}", prefix.as_str());
+    let mut pins = Vec::new();
+    for object in store.inventory(folder).await? {
+        let backup_id = object.key.strip_prefix(&root).and_then(|path| path.split('/').next()?.parse().ok());
+        // A key that names no backup pins none.
+        let Some(backup_id) = backup_id else { continue };
+        let json = match store.read_listed(&object.key).await {
+            Ok(None) => continue,
+            Ok(Some((json, _))) => Some(json),
+            Err(error) if error.is_absent_or_hidden() => None,
+            Err(error) => return Err(error),
+        };
+        let pin: Option<Pin> = json.and_then(|json| serde_json::from_slice(&json).ok());
+        let readable = pin.filter(|pin| pin.backup_id == backup_id);
+        let unreadable = readable.is_none();
+        let pin = readable.unwrap_or_else(|| Pin {
+            backup_id,
+            request_id: object.key.clone(),
+            purpose: "not readable".to_owned(),
+            expires: None,
+            released: false,
+        });
+        pins.push(PinObject { key: object.key, etag: object.etag, pin, unreadable });
+    }
+    Ok(pins)
+}
+
+/// Leases, and what is to be said of those that cannot be read.
+async fn leases(store: &Store, folder: &str) -> Result<(Vec<LeaseFacts>, Vec<String>), StoreError> {
+    let (mut leases, mut warnings) = (Vec::new(), Vec::new());
+    for object in store.inventory(folder).await? {
+        let Some((json, etag)) = store.read_listed(&object.key).await? else { continue };
+        match serde_json::from_slice::<LeaseRecord>(&json) {
+            Ok(lease) => leases.push(LeaseFacts {
+                key: object.key,
+                etag,
+                released: lease.state == LeaseState::Released,
+                expires: lease.expires,
+                upload_id: lease.upload.map(|upload| upload.upload_id),
+            }),
+            Err(error) => warnings.push(format!("{} is not a lease that can be read: {error}", object.key)),
+        }
+    }
+    Ok((leases, warnings))
+}
