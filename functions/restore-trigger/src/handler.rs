@@ -19,7 +19,7 @@ use tracing::Instrument;
 use tracing::field::{Empty, display};
 
 use crate::audit::{self, Audit, Opened, Problem, Record, RecordState};
-use crate::engine::{self, Context, Ended};
+use crate::carry_out::{Context, Ended, carry_out};
 use crate::guard::{Guard, keep, refused, restore_of};
 use crate::pins::{self, HeldPin};
 use crate::preview::preview;
@@ -301,7 +301,7 @@ impl Function {
                     give_up_at: invocation.give_up_at,
                 };
                 tokio::select! {
-                    result = Box::pin(engine::run(context, clearance)) => result,
+                    result = Box::pin(carry_out(context, clearance)) => result,
                     fault = keep(lease, &self.store) => Err(fault),
                     () = tokio::time::sleep_until(invocation.give_up_at.into()) => {
                         Err(deadline_fault("and what it had begun is not in use"))

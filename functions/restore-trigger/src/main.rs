@@ -1,7 +1,8 @@
 //! `restore-trigger`: restores backups, once passkey, environment, server and safety backup have been seen.
 
 mod audit;
-mod engine;
+mod carry_out;
+
 mod guard;
 mod handler;
 mod lockout;

@@ -1,4 +1,4 @@
-//! The restore itself. What may be done has been decided: it is in the [`Clearance`].
+//! From a clearance to the engine. What may be done has been decided: it is in the [`Clearance`].
 
 use std::time::Instant;
 
@@ -46,7 +46,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// Every failure; live data is then as it was.
-pub async fn run(_context: Context<'_>, clearance: Clearance) -> Result<Ended, Fault> {
+pub async fn carry_out(_context: Context<'_>, clearance: Clearance) -> Result<Ended, Fault> {
     let mode = clearance.restore().mode();
     Err(Fault::new("restore-mode-not-available", format!("this release does not do mode {mode} yet"))
         .hint("mode plan says what it would do; pg_restore reads the dump"))
