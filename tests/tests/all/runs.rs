@@ -3,15 +3,21 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
+use futures::future::join_all;
 use holdfast_local::lambda::{InvokeOptions, InvokeOutcome};
 use holdfast_local::proxy::{Proxy, ProxyOptions};
-use holdfast_local::s3::{Fault, FaultAction};
+use holdfast_local::s3::{BucketOptions, Fault, FaultAction, S3Options, S3Server};
+use holdfast_shared::config::{ObjectChecksum, StoreConfig};
+use holdfast_shared::domain::{BackupId, KeyPrefix, ObjectKey};
+use holdfast_shared::store::Store;
+use holdfast_shared::store::lease::Acquired;
 use serde_json::{Value, json};
 
 use crate::bed::{BUCKET, Bed, EXPORT};
 use crate::scene::{
     HELD, MAJOR, SEVERAL_PARTS, all_proved, change_lease, killed_at, larger_database, lease_key, let_lease_expire,
-    listed, night, proved, small_database, struck,
+    listed, night, proved, small_database, struck, until,
 };
 
 /// Long enough for the other side to act meanwhile.
@@ -36,11 +42,15 @@ async fn lease(bed: &Bed) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_runs_on_one_database_the_second_is_told_who_holds_the_lease() {
     let bed = several_parts_bed().await;
+    bed.export(night(1)).await;
     bed.store().faults().push(Fault::next("UploadPart", FaultAction::Delay(A_MOMENT)));
     let second = async {
         struck(&bed).await;
         let refused = bed.invoke_as("second", json!({})).await;
-        (refused, lease(&bed).await)
+        let held = lease(&bed).await;
+        // What is done already needs no lease.
+        assert_eq!(bed.export(night(1)).await["duplicate"], true);
+        (refused, held)
     };
     let (first, (refused, held)) = tokio::join!(bed.invoke_as("first", night(0)), second);
     assert!(!first.is_error(), "{:#}", first.payload);
@@ -53,7 +63,7 @@ async fn of_two_runs_on_one_database_the_second_is_told_who_holds_the_lease() {
     }
     assert_eq!(lease(&bed).await["state"], "released");
     assert_eq!(bed.invoke_as("second", json!({})).await.payload["duplicate"], false);
-    assert_eq!(bed.manifests().len(), 2);
+    assert_eq!(bed.manifests().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,6 +109,40 @@ async fn the_lease_of_a_dead_run_holds_until_it_expires() {
         assert_eq!(bed.export(night(lost)).await["duplicate"], false);
     }
     assert_eq!(bed.manifests().len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_knows_its_own_writes_from_another_runs() {
+    let s3 = S3Server::start(S3Options::default()).await.unwrap();
+    s3.store().create_bucket(BUCKET, BucketOptions::default()).unwrap();
+    let store = connected(&s3).await;
+    let id: BackupId = "20250101-020000".parse().unwrap();
+    let key = ObjectKey::Lease { environment: "test".parse().unwrap(), database: "shop".to_owned() };
+    let acquire = async |request: &str| match store.acquire_lease(key.clone(), id, "event", request).await.unwrap() {
+        Acquired::Lease { lease, .. } => Ok(lease),
+        Acquired::HeldBy(record) => Err(record.request_id),
+    };
+
+    // A renewal that is carried out, and whose answer nobody waits for.
+    let mut lease = acquire("one").await.unwrap();
+    s3.store().faults().push(Fault { times: 9, ..Fault::next("PutObject", FaultAction::ResetAfter) });
+    let written = || s3.store().requests().iter().filter(|request| request.operation == "PutObject").count() > 1;
+    tokio::select! {
+        renewed = lease.renew(&store) => panic!("{renewed:?}"),
+        () = until("the renewal is written", written) => {}
+    }
+    s3.store().faults().clear();
+    assert_eq!(acquire("two").await.unwrap_err(), "one");
+    lease.renew(&store).await.unwrap();
+    lease.release(&store).await.unwrap();
+
+    // Of many at once one gets it, and whoever comes later is told which.
+    let names: Vec<String> = (0..8).map(|n| format!("racer {n}")).collect();
+    let raced = join_all(names.iter().map(|name| acquire(name))).await;
+    let (won, told): (Vec<_>, Vec<_>) = raced.into_iter().partition(Result::is_ok);
+    let holders: BTreeSet<String> = told.into_iter().map(Result::unwrap_err).collect();
+    assert_eq!((won.len(), holders.len()), (1, 1));
+    assert_eq!(acquire("late").await.unwrap_err(), *holders.first().unwrap());
 }
 
 /// The calls that a good run makes, in the order in which they are answered.
@@ -216,6 +260,27 @@ async fn a_run_that_nears_its_deadline_stops_says_how_far_it_came_and_leaves_not
     assert_eq!(bed.manifests(), Vec::<String>::new());
     bed.store().faults().clear();
     assert_eq!(bed.export(night(0)).await["id"], "20250101-020000");
+}
+
+async fn connected(s3: &S3Server) -> Store {
+    let options = S3Options::default();
+    let credentials = Credentials::new(options.access_key, options.secret_key, None, None, "tests");
+    let aws = aws_config::SdkConfig::builder()
+        .behavior_version(aws_config::BehaviorVersion::latest())
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build();
+    let config = StoreConfig {
+        bucket: BUCKET.to_owned(),
+        prefix: KeyPrefix::default(),
+        endpoint_url: Some(s3.endpoint()),
+        region: Some(options.region),
+        force_path_style: true,
+        checksum: ObjectChecksum::Crc64Nvme,
+        credentials_secret_arn: None,
+        kms_key_id: None,
+        storage_class: None,
+    };
+    Store::connect(&aws, config).await.unwrap()
 }
 
 /// The lines that are tracing's; the others have to be metrics.
