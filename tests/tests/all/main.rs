@@ -12,6 +12,7 @@ mod extremes;
 mod matrix;
 mod pieces;
 mod restore;
+mod restore_guard;
 mod rights;
 mod runs;
 mod scene;

@@ -1,0 +1,605 @@
+//! What stands before a restore: who asks, from where, with which passkey, for what, onto which server.
+//!
+//! That a restore was allowed shows in its record (`cleared`), whatever the engine makes of it then.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use futures::future::join_all;
+use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome};
+use holdfast_local::s3::Permissions;
+use serde_json::{Value, json};
+
+use crate::bed::{BUCKET, Bed, EXPORT, binary};
+use crate::scene::small_database;
+
+const RESTORE: &str = "restore-trigger";
+const ROLE: (&str, &str) = ("restore-role", "restore-role-secret");
+const PASSKEY: &str = "correct horse battery";
+const BACKUP: &str = "20250621-143000";
+const MAJOR: u16 = 17;
+
+/// What docs/restore.md gives the role, and no more.
+fn restore_rights() -> Permissions {
+    let mut allow = Vec::new();
+    for root in ["", "test/", "staging/"] {
+        for prefix in ["postgres-exports/", "imports/", "pins/", "restores/"] {
+            allow.push(("s3:GetObject".to_owned(), format!("{root}{prefix}")));
+        }
+        allow.push(("s3:ListBucket".to_owned(), format!("{root}postgres-exports/metadata/")));
+        allow.push(("s3:PutObject".to_owned(), format!("{root}pins/")));
+    }
+    for own in ["restores/", "test/restores/"] {
+        allow.push(("s3:PutObject".to_owned(), own.to_owned()));
+    }
+    Permissions { allow }
+}
+
+/// Secrets Manager, as far as one secret goes.
+struct Secrets {
+    endpoint: String,
+    reads: Arc<AtomicUsize>,
+    value: Arc<Mutex<String>>,
+}
+
+#[derive(Clone)]
+struct Vault {
+    reads: Arc<AtomicUsize>,
+    value: Arc<Mutex<String>>,
+}
+
+impl Secrets {
+    async fn start(value: String) -> Self {
+        let (reads, value) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(value)));
+        let vault = Vault { reads: Arc::clone(&reads), value: Arc::clone(&value) };
+        let answer = async |State(vault): State<Vault>| {
+            vault.reads.fetch_add(1, Ordering::SeqCst);
+            let body = json!({"ARN": "arn:passkey", "Name": "passkey", "SecretString": *vault.value.lock().unwrap()});
+            ([(CONTENT_TYPE, "application/x-amz-json-1.1")], body.to_string()).into_response()
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().route("/", post(answer)).with_state(vault);
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { endpoint, reads, value }
+    }
+}
+
+/// What `restore-trigger hash-passkey` makes of a line.
+fn hash(passkey: &str) -> (bool, String) {
+    let mut child = Command::new(binary(RESTORE))
+        .arg("hash-passkey")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    writeln!(child.stdin.take().unwrap(), "{passkey}").unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap().trim().to_owned())
+}
+
+/// A bed with the restore function for its database `shop`.
+struct Guarded {
+    bed: Bed,
+    secrets: Secrets,
+    system_identifier: String,
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// With settings over the usual ones; an empty one is not set.
+    async fn with(settings: &[(&str, &str)]) -> Self {
+        let bed = Bed::start(MAJOR).await;
+        small_database(&bed, "shop").await;
+        bed.store().add_key(ROLE.0, ROLE.1, Some(restore_rights()));
+        let secrets = Secrets::start(hash(PASSKEY).1).await;
+        let client = bed.cluster.connect("shop").await.unwrap();
+        let row = client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.unwrap();
+        let guarded = Self { bed, secrets, system_identifier: row.get(0) };
+        guarded.register(settings);
+        guarded
+    }
+
+    fn register(&self, settings: &[(&str, &str)]) {
+        let mut spec = FunctionSpec::new(RESTORE, binary(RESTORE))
+            .env("BUCKET", BUCKET)
+            .env("ENVIRONMENT", "test")
+            .env("DATABASE_URL", self.bed.cluster.url("shop"))
+            .env("S3_ENDPOINT_URL", self.bed.s3.endpoint())
+            .env("S3_FORCE_PATH_STYLE", "true")
+            .env("AWS_ACCESS_KEY_ID", ROLE.0)
+            .env("AWS_SECRET_ACCESS_KEY", ROLE.1)
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("AWS_ENDPOINT_URL_SECRETS_MANAGER", &self.secrets.endpoint)
+            .env("AWS_ENDPOINT_URL_LAMBDA", self.bed.lambda.endpoint())
+            .env("RESTORE_PASSKEY_SECRET_ARN", "arn:passkey")
+            .env("TARGET_SYSTEM_IDENTIFIER", &self.system_identifier);
+        spec.timeout = Duration::from_secs(90);
+        for (name, value) in settings {
+            spec = spec.env(*name, *value);
+        }
+        self.bed.lambda.register(spec);
+    }
+
+    async fn ask(&self, payload: Value) -> InvokeOutcome {
+        self.bed.lambda.invoke(RESTORE, payload).await.unwrap()
+    }
+
+    async fn ask_as(&self, request_id: &str, payload: Value) -> InvokeOutcome {
+        let options = InvokeOptions { request_id: Some(request_id.to_owned()), ..InvokeOptions::default() };
+        self.bed.lambda.invoke_with(RESTORE, payload, options).await.unwrap()
+    }
+
+    /// Asks and expects a refusal or failure; its code.
+    async fn refused(&self, payload: Value) -> String {
+        code(&self.ask(payload).await)
+    }
+
+    /// Asks, and expects that the guard let it pass; the record.
+    async fn passes(&self, payload: Value) -> Value {
+        let outcome = self.ask(payload).await;
+        let record = self.record(&outcome.request_id).await;
+        assert!(record["cleared"].is_object(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
+        record
+    }
+
+    async fn plan(&self, payload: Value) -> Value {
+        let outcome = self.ask(payload).await;
+        assert!(!outcome.is_error(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
+        outcome.payload
+    }
+
+    fn keys(&self, part: &str) -> Vec<String> {
+        let objects = self.bed.store().objects(BUCKET);
+        let mut keys: Vec<String> =
+            objects.into_iter().map(|object| object.key).filter(|key| key.contains(part)).collect();
+        // One entry a version.
+        keys.dedup();
+        keys
+    }
+
+    async fn json(&self, key: &str) -> Value {
+        serde_json::from_slice(&self.bed.get(key).await).unwrap()
+    }
+
+    async fn record(&self, request_id: &str) -> Value {
+        let keys = self.keys(&format!("{request_id}.json"));
+        let key = keys.iter().find(|key| key.contains("restores/")).unwrap_or_else(|| panic!("{keys:?}"));
+        self.json(key).await
+    }
+
+    async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+        let put = self.bed.client().await.put_object().bucket(BUCKET).key(key);
+        put.body(body.into().into()).send().await.unwrap();
+    }
+
+    async fn put_manifest(&self, root: &str, manifest: &Value) {
+        let id = manifest["timestamp"].as_str().unwrap();
+        self.put(&manifest_key(root, id), manifest.to_string()).await;
+    }
+
+    async fn databases(&self) -> Vec<String> {
+        let client = self.bed.cluster.connect("postgres").await.unwrap();
+        let rows = client.query("SELECT datname::text FROM pg_database ORDER BY 1", &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+}
+
+fn code(outcome: &InvokeOutcome) -> String {
+    assert!(outcome.is_error(), "{:#}", outcome.payload);
+    outcome.payload["errorType"].as_str().unwrap_or_default().to_owned()
+}
+
+fn codes(problems: &Value) -> Vec<&str> {
+    problems.as_array().unwrap().iter().map(|problem| problem["code"].as_str().unwrap()).collect()
+}
+
+fn day(id: &str) -> String {
+    format!("{}-{}-{}", &id[..4], &id[4..6], &id[6..8])
+}
+
+fn manifest_key(root: &str, id: &str) -> String {
+    format!("{root}postgres-exports/metadata/{}/{id}.json", day(id))
+}
+
+/// A backup of `shop`, from a server that is not the bed's.
+fn manifest(root: &str, id: &str) -> Value {
+    let dump = format!("{root}postgres-exports/dumps/{}/{id}.dump", day(id));
+    json!({
+        "timestamp": id, "export_date": day(id),
+        "source": {"type": "postgresql", "instance": "h", "database": "shop", "snapshot_id": "s"},
+        "export_duration_minutes": 1, "export_complete": "2025-06-21T14:31:00Z", "manifest_version": 1,
+        "state": "complete", "environment": "test", "purpose": "daily_backup", "created_by": "schedule",
+        "event_key": "k",
+        "server": {"version": "17.5", "major": 17, "system_identifier": "1", "wal_lsn": null, "role": "primary",
+                   "encoding": "UTF8"},
+        "artifacts": {"dump": {"key": dump, "size_bytes": 1000, "compression": "zstd:1", "archive_version": "1.16",
+                               "pg_restore_major": 17, "pg_dump_version": "17.5"}},
+        "tables": [{"schema": "public", "name": "orders", "rows": 2000, "bytes": 50000,
+                    "fingerprint": "xxh3-128-sum:00000000000000000000000000000000", "columns": ["id"], "offset": 10,
+                    "length": 900, "pieces": []}],
+        "schema_fingerprint": "f",
+        "durations_seconds": {"to_first_row": 0.1, "data": 10.0, "commit": 0.1, "total": 10.2},
+        "verified": {"at": "2025-06-21T14:31:00Z", "by": "read-back"},
+    })
+}
+
+fn edited(mut manifest: Value, edit: impl FnOnce(&mut Value)) -> Value {
+    edit(&mut manifest);
+    manifest
+}
+
+#[tokio::test]
+async fn a_plan_says_everything_that_is_against_a_restore_and_changes_nothing() {
+    let guarded = Guarded::with(&[("RESTORE_PASSKEY_SECRET_ARN", ""), ("TARGET_SYSTEM_IDENTIFIER", "")]).await;
+    guarded.put_manifest("", &edited(manifest("", BACKUP), |m| m["verified"] = Value::Null)).await;
+    let (databases, objects) = (guarded.databases().await, guarded.keys("").len());
+
+    let swap = json!({"mode": "plan", "plan_for": "swap", "backup": BACKUP});
+    let plan = guarded.plan(swap.clone()).await;
+    let against = codes(&plan["refusals"]);
+    for code in [
+        "restore-passkey-not-configured",
+        "restore-backup-not-verified",
+        "restore-server-not-configured",
+        "restore-safety-backup-missing",
+    ] {
+        assert!(against.contains(&code), "{code} in {against:?}");
+    }
+    assert_eq!((against.len(), &plan["allowed"], &plan["passkey"]), (4, &json!(false), &json!("required")));
+    assert!(plan["refusals"].to_string().contains(&guarded.system_identifier), "{:#}", plan["refusals"]);
+    assert_eq!((&plan["backup"]["rows"], &plan["backup"]["pg_restore_major"]), (&json!(2000), &json!(17)));
+    assert_eq!(plan["estimate"]["seconds"], json!(25.0));
+    assert_eq!(plan["restore"]["previous"], json!(format!("shop_before_{BACKUP}")));
+
+    guarded.register(&[]);
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    let plan = guarded.plan(json!({"mode": "plan", "backup": "latest"})).await;
+    assert_eq!((&plan["allowed"], &plan["refusals"]), (&json!(true), &json!([])));
+    assert_eq!(plan["restore"], json!({"mode": "new_database", "database": format!("shop_{BACKUP}")}));
+    // What cannot be seen is told as well, beside the rest.
+    let plan = guarded.plan(json!({"mode": "plan", "plan_for": "undo", "target_database": "nothing"})).await;
+    let against = codes(&plan["refusals"]);
+    for code in ["restore-target-missing", "restore-nothing-to-undo", "restore-safety-backup-missing"] {
+        assert!(against.contains(&code), "{code} in {against:?}");
+    }
+    let plan = guarded.plan(json!({"mode": "plan", "backup": "20240101-000000"})).await;
+    assert_eq!(codes(&plan["refusals"]), ["backup-not-found"]);
+
+    assert_eq!(guarded.databases().await, databases);
+    assert_eq!(guarded.keys("").len(), objects + 4, "a record each, and nothing else: {:?}", guarded.keys(""));
+    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn only_the_right_passkey_opens_and_it_is_written_nowhere() {
+    let guarded = Guarded::start().await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    let request = |passkey: Value| json!({"backup": BACKUP, "passkey": passkey, "requested_by": "tests"});
+    assert_eq!(guarded.refused(json!({"backup": BACKUP})).await, "restore-passkey-missing");
+    let outcome = guarded.ask(request(json!("hunter2-hunter2"))).await;
+    assert_eq!(code(&outcome), "restore-passkey-rejected");
+    let log = outcome.log.join("\n");
+    assert!(log.contains("\"RestoreRefused\":1.0") && log.contains("restore-passkey-rejected"), "{log}");
+    assert_eq!(
+        guarded.refused(json!({"backup": BACKUP, "passkey": "hunter2-hunter2", "bucket": "x"})).await,
+        "request-unknown-fields"
+    );
+    let record = guarded.passes(request(json!(PASSKEY))).await;
+    assert_eq!((&record["requested_by"], &record["backup_id"]), (&json!("tests"), &json!(BACKUP)));
+    assert_eq!(record["target"], json!(format!("shop_{BACKUP}")));
+
+    *guarded.secrets.value.lock().unwrap() = "not a hash".to_owned();
+    assert_eq!(guarded.refused(request(json!(PASSKEY))).await, "secret-unreadable");
+    guarded.register(&[("RESTORE_PASSKEY_SECRET_ARN", "")]);
+    assert_eq!(guarded.refused(request(json!(PASSKEY))).await, "restore-passkey-not-configured");
+
+    for key in guarded.keys("") {
+        let body = String::from_utf8_lossy(&guarded.bed.get(&key).await).into_owned();
+        assert!(!body.contains(PASSKEY) && !body.contains("hunter2") && !body.contains("$argon2"), "{key}: {body}");
+    }
+    let log = guarded.bed.lambda.logs(RESTORE).join("\n");
+    assert!(!log.contains(PASSKEY) && !log.contains("hunter2") && !log.contains("$argon2"), "{log}");
+    // Every attempt has left a record, and only one was let pass.
+    let records = guarded.keys("restores/20");
+    assert_eq!(records.len(), 6, "{records:?}");
+}
+
+#[tokio::test]
+async fn five_wrong_passkeys_lock_out_the_right_one_and_drills_go_on() {
+    let guarded = Guarded::start().await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    for number in 0..5 {
+        let wrong = json!({"backup": BACKUP, "passkey": format!("wrong passkey {number}")});
+        assert_eq!(guarded.refused(wrong).await, "restore-passkey-rejected");
+    }
+    let right = json!({"backup": BACKUP, "passkey": PASSKEY});
+    assert_eq!(guarded.refused(right).await, "restore-locked-out");
+    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 5, "a locked-out passkey is not looked at");
+    let plan = guarded.plan(json!({"mode": "plan", "backup": BACKUP})).await;
+    assert_eq!(codes(&plan["refusals"]), ["restore-locked-out"]);
+    guarded.passes(json!({"mode": "verify"})).await;
+
+    // Fifteen minutes later.
+    let key = guarded.keys("restores/lockout/").remove(0);
+    let mut state = guarded.json(&key).await;
+    state["locked_until"] = json!("2025-06-21T14:30:00Z");
+    guarded.put(&key, state.to_string()).await;
+    guarded.passes(json!({"backup": BACKUP, "passkey": PASSKEY})).await;
+    // What cannot be read allows nothing.
+    guarded.put(&key, "{").await;
+    assert_eq!(guarded.refused(json!({"backup": BACKUP, "passkey": PASSKEY})).await, "restore-lockout-unreadable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_at_the_same_time_are_no_more_guesses() {
+    let guarded = Guarded::start().await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    let guesses =
+        (0..16).map(|number| guarded.ask(json!({"backup": BACKUP, "passkey": format!("wrong passkey {number}")})));
+    let outcomes = join_all(guesses).await;
+    let codes: Vec<String> = outcomes.iter().map(code).collect();
+    let rejected = codes.iter().filter(|code| *code == "restore-passkey-rejected").count();
+    assert_eq!((rejected, guarded.secrets.reads.load(Ordering::SeqCst)), (5, 5), "{codes:?}");
+    assert!(codes.iter().all(|code| code.starts_with("restore-")), "{codes:?}");
+    assert_eq!(guarded.refused(json!({"backup": BACKUP, "passkey": PASSKEY})).await, "restore-locked-out");
+}
+
+#[tokio::test]
+async fn nothing_but_a_request_starts_a_restore() {
+    let guarded = Guarded::start().await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    let request = json!({"backup": BACKUP, "passkey": PASSKEY}).to_string();
+    let schedule = |mode: &str| {
+        json!({"source": "holdfast.schedule", "schedule_arn": "arn:s", "scheduled_time": "2025-06-21T02:00:00Z", "mode": mode,
+               "backup": "latest"})
+    };
+    for (number, event) in [
+        json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Message": request}}]}),
+        json!({"Records": [{"eventSource": "aws:sqs", "body": request}]}),
+        json!({"alarmArn": "a", "time": "t", "alarmData": {"alarmName": "x", "state": {"value": "ALARM"}}}),
+        schedule("new_database"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let outcome = guarded.ask_as(&format!("event-{number}"), event).await;
+        assert_eq!(code(&outcome), "restore-not-from-events");
+        let record = guarded.record(&outcome.request_id).await;
+        assert_eq!((&record["state"], &record["asked"]), (&json!("refused"), &Value::Null), "{record:#}");
+    }
+    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 0);
+    let record = guarded.passes(schedule("verify")).await;
+    assert_eq!((&record["requested_by"], &record["mode"]), (&json!("schedule"), &json!("verify")));
+}
+
+#[tokio::test]
+async fn the_latest_is_the_newest_that_is_what_it_says() {
+    let guarded = Guarded::with(&[("KEY_PREFIX", "test/")]).await;
+    let root = "test/";
+    for id in ["20250601-000000", "20250610-000000"] {
+        guarded.put_manifest(root, &manifest(root, id)).await;
+    }
+    let newer = |second: u32| format!("20250611-0000{second:02}");
+    guarded.put_manifest(root, &edited(manifest(root, &newer(1)), |m| m["state"] = json!("expired"))).await;
+    guarded.put_manifest(root, &edited(manifest(root, &newer(2)), |m| m["verified"] = Value::Null)).await;
+    guarded.put_manifest(root, &edited(manifest(root, &newer(3)), |m| m["manifest_version"] = json!(2))).await;
+    guarded.put_manifest(root, &edited(manifest(root, &newer(4)), |m| m["source"]["database"] = json!("other"))).await;
+    guarded
+        .put_manifest(root, &edited(manifest(root, &newer(5)), |m| m["selection"] = json!({"include": ["public.a"]})))
+        .await;
+    let elsewhere = edited(manifest(root, &newer(6)), |m| m["artifacts"]["dump"]["key"] = json!("evil/x.dump"));
+    guarded.put_manifest(root, &elsewhere).await;
+    guarded.put(&manifest_key(root, &newer(7)), "{\"manifest_version\":1").await;
+    guarded.put(&manifest_key(root, &newer(8)), manifest(root, BACKUP).to_string()).await;
+    guarded.put(&format!("{root}postgres-exports/metadata/2025-06-11/notes.json"), "{}").await;
+    guarded.put(&format!("{root}postgres-exports/metadata/9999-99-99/x.json"), "{}").await;
+    let staging = edited(manifest("staging/", "20250620-000000"), |m| m["environment"] = json!("staging"));
+    guarded.put_manifest("staging/", &staging).await;
+
+    let chosen = async |payload: Value| {
+        let mut payload = payload;
+        payload["mode"] = json!("plan");
+        let plan = guarded.plan(payload).await;
+        let code = plan["refusals"][0]["code"].as_str().map(str::to_owned);
+        (plan["backup"]["id"].as_str().map(str::to_owned).or(code).unwrap_or_default(), plan)
+    };
+    let (id, plan) = chosen(json!({"backup": "latest"})).await;
+    assert_eq!(id, "20250610-000000");
+    let warnings = plan["warnings"].to_string();
+    for told in ["version 2", "evil", "not valid JSON", BACKUP, "notes.json"] {
+        let told = if told == "evil" { "its dump is not at" } else { told };
+        assert!(warnings.contains(told), "{told} in {warnings}");
+    }
+    for (payload, expected) in [
+        (json!({"before": "2025-06-10T00:00:00Z"}), "20250601-000000"),
+        (json!({"before": "2025-06-10T00:00:01Z"}), "20250610-000000"),
+        (json!({"before": "2025-01-01T00:00:00Z"}), "backup-not-found"),
+        (json!({"backup": "latest@staging"}), "20250620-000000"),
+        (json!({"backup": "20250620-000000@staging"}), "20250620-000000"),
+        (json!({"backup": "20250620-000000"}), "backup-not-found"),
+        (json!({"backup": "latest@nowhere"}), "store-access-denied"),
+        (json!({"backup": "latest", "source_database": "other"}), &newer(4)),
+        (json!({"backup": newer(1)}), "backup-expired"),
+        (json!({"backup": newer(3)}), "manifest-unreadable"),
+        (json!({"backup": newer(6)}), "manifest-unreadable"),
+        (json!({"backup": newer(8)}), "manifest-unreadable"),
+        (json!({"import": "old.dump"}), "import-not-found"),
+    ] {
+        assert_eq!(chosen(payload.clone()).await.0, expected, "{payload}");
+    }
+}
+
+#[tokio::test]
+async fn the_server_has_to_be_the_configured_one_of_this_environment() {
+    let guarded = Guarded::start().await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    let request = json!({"backup": BACKUP, "passkey": PASSKEY});
+    guarded.register(&[("TARGET_SYSTEM_IDENTIFIER", "7")]);
+    assert_eq!(guarded.refused(request.clone()).await, "restore-wrong-server");
+
+    guarded.register(&[]);
+    guarded
+        .bed
+        .cluster
+        .execute("postgres", "ALTER DATABASE shop SET holdfast.environment = 'production'")
+        .await
+        .unwrap();
+    // Of the database that is the target: a new one has no setting of its own.
+    let tables = json!({"mode": "tables", "tables": ["public.*"], "backup": BACKUP, "passkey": PASSKEY});
+    assert_eq!(guarded.refused(tables.clone()).await, "restore-wrong-environment");
+    guarded.bed.cluster.execute("postgres", "ALTER DATABASE shop SET holdfast.environment = 'test'").await.unwrap();
+    guarded.passes(tables).await;
+
+    // The server that another environment's backup was taken from is that environment's.
+    let staging = edited(manifest("", "20250622-000000"), |m| {
+        m["environment"] = json!("staging");
+        m["server"]["system_identifier"] = json!(guarded.system_identifier);
+    });
+    guarded.put_manifest("", &staging).await;
+    let foreign = json!({"backup": "20250622-000000@staging", "passkey": PASSKEY});
+    assert_eq!(guarded.refused(foreign).await, "restore-wrong-environment");
+
+    for (payload, code) in [
+        (json!({"target_database": "shop"}), "restore-target-exists"),
+        (json!({"target_database": "x".repeat(64)}), "restore-name-invalid"),
+        (json!({"mode": "swap", "target_database": "postgres"}), "restore-target-reserved"),
+        (json!({"mode": "swap", "target_database": "nothing"}), "restore-target-missing"),
+        (json!({"mode": "swap"}), "restore-safety-backup-missing"),
+    ] {
+        let mut request = request.clone();
+        for (name, value) in payload.as_object().unwrap() {
+            request[name] = value.clone();
+        }
+        assert_eq!(guarded.refused(request).await, code, "{payload}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_runs_once_and_a_target_has_one_restore() {
+    let guarded = Guarded::start().await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    let plan = json!({"mode": "plan", "backup": BACKUP});
+    assert_eq!(guarded.ask_as("plan-1", plan.clone()).await.payload["duplicate"], Value::Null);
+    assert_eq!(guarded.ask_as("plan-1", plan).await.payload["duplicate"], json!(true));
+
+    let wrong = json!({"backup": BACKUP, "passkey": "wrong passkey 1"});
+    assert_eq!(code(&guarded.ask_as("wrong-1", wrong.clone()).await), "restore-passkey-rejected");
+    let again = guarded.ask_as("wrong-1", wrong).await;
+    assert_eq!(code(&again), "restore-already-answered");
+    assert!(
+        again.payload["errorMessage"].as_str().unwrap().contains("restore-passkey-rejected"),
+        "{:#}",
+        again.payload
+    );
+    assert!(!again.log.join("\n").contains("RestoreRefused"), "counted once");
+    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 1);
+
+    // One that is running, one that died, and one that died yesterday.
+    let key = guarded.keys("wrong-1.json").remove(0);
+    let template = guarded.json(&key).await;
+    let running = |id: &str, until: &str| {
+        edited(template.clone(), |record| {
+            record["request_id"] = json!(id);
+            record["state"] = json!("running");
+            record["running_until"] = json!(until);
+            record["problems"] = json!([]);
+        })
+        .to_string()
+    };
+    let right = json!({"backup": BACKUP, "passkey": PASSKEY});
+    guarded.put(&key.replace("wrong-1", "alive"), running("alive", "2999-01-01T00:00:00Z")).await;
+    assert_eq!(code(&guarded.ask_as("alive", right.clone()).await), "restore-in-progress");
+    guarded.put(&key.replace("wrong-1", "dead"), running("dead", "2025-01-01T00:00:00Z")).await;
+    guarded.ask_as("dead", right.clone()).await;
+    let record = guarded.record("dead").await;
+    assert_eq!((&record["attempt"], record["cleared"].is_object()), (&json!(2), true), "{record:#}");
+    let yesterday = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().yesterday().unwrap();
+    guarded.put(&format!("restores/{yesterday}/late.json"), running("late", "2999-01-01T00:00:00Z")).await;
+    assert_eq!(code(&guarded.ask_as("late", right.clone()).await), "restore-in-progress");
+
+    let held = json!({"state": "held", "backup_id": BACKUP, "event_key": "restore:other", "request_id": "other",
+                      "since": "2025-06-21T14:30:00Z", "expires": "2999-01-01T00:00:00Z"});
+    let lease = guarded.keys(&format!("restores/leases/test/shop_{BACKUP}.json")).remove(0);
+    assert_eq!(guarded.json(&lease).await["state"], json!("released"));
+    guarded.put(&lease, held.to_string()).await;
+    let busy = guarded.ask(right).await;
+    assert_eq!(code(&busy), "restore-target-busy");
+    assert!(busy.payload["errorMessage"].as_str().unwrap().contains("request other"), "{:#}", busy.payload);
+    guarded.passes(json!({"backup": BACKUP, "passkey": PASSKEY, "target_database": "another"})).await;
+}
+
+#[tokio::test]
+async fn a_backup_is_pinned_while_it_is_read_and_tombstones_are_seen_after() {
+    let guarded = Guarded::with(&[("KEY_PREFIX", "test/")]).await;
+    let staging = edited(manifest("staging/", BACKUP), |m| m["environment"] = json!("staging"));
+    guarded.put_manifest("staging/", &staging).await;
+    let request = json!({"backup": "latest@staging", "passkey": PASSKEY});
+    let outcome = guarded.ask_as("pins-1", request.clone()).await;
+    let pin = guarded.json(&format!("staging/pins/{BACKUP}/pins-1.json")).await;
+    assert_eq!(pin["released"], json!(true), "{:#}", outcome.payload);
+    assert_eq!((&pin["backup_id"], &pin["request_id"]), (&json!(BACKUP), &json!("pins-1")));
+    assert!(pin["purpose"].as_str().unwrap().starts_with("restore"), "{pin}");
+    let writes: Vec<String> = guarded.bed.store().requests().iter().map(|request| format!("{request:?}")).collect();
+    let at = |operation: &str, part: &str, from_end: bool| {
+        let found = |line: &String| line.contains(operation) && line.contains(part);
+        if from_end { writes.iter().rposition(found) } else { writes.iter().position(found) }
+    };
+    assert!(at("PutObject", "staging/pins/", false) < at("GetObject", "staging/postgres-exports/metadata/", true));
+
+    let expired = edited(staging, |m| m["state"] = json!("expired"));
+    guarded.put_manifest("staging/", &expired).await;
+    let by_id = json!({"backup": format!("{BACKUP}@staging"), "passkey": PASSKEY});
+    assert_eq!(guarded.refused(by_id).await, "backup-expired");
+}
+
+#[tokio::test]
+async fn changing_what_is_there_needs_a_recent_backup_of_it() {
+    let guarded = Guarded::start().await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    let swap = json!({"mode": "swap", "backup": BACKUP, "passkey": PASSKEY});
+    assert_eq!(guarded.refused(swap.clone()).await, "restore-safety-backup-missing");
+    let take = edited(swap.clone(), |swap| swap["take_safety_backup"] = json!(true));
+    let outcome = guarded.ask(take.clone()).await;
+    assert_eq!(code(&outcome), "restore-safety-backup-failed", "no export function is configured");
+
+    // An export of another database is no way back.
+    guarded.register(&[("EXPORT_FUNCTION_NAME", EXPORT)]);
+    guarded.bed.cluster.create_database("other").await.unwrap();
+    guarded.bed.register_export("other", &[]);
+    assert_eq!(guarded.refused(take.clone()).await, "restore-safety-backup-missing");
+    guarded.bed.register_export("shop", &[]);
+    let exports = guarded.keys("/metadata/").len();
+    // Not for a restore that may not be done anyway.
+    let reserved = edited(take.clone(), |take| take["target_database"] = json!("postgres"));
+    assert_eq!(guarded.refused(reserved).await, "restore-target-reserved");
+    assert_eq!(guarded.keys("/metadata/").len(), exports);
+
+    let record = guarded.passes(take).await;
+    assert_eq!(guarded.keys("/metadata/").len(), exports + 1);
+    let safety = record["cleared"]["safety_backup"].as_str().unwrap();
+    let taken = guarded.json(&manifest_key("", safety)).await;
+    assert_eq!((&taken["purpose"], &taken["source"]["database"]), (&json!("safety_backup"), &json!("shop")));
+    // It is there now, and recent.
+    guarded.passes(swap).await;
+}
+
+#[test]
+fn the_helper_hashes_one_line_and_nothing_short() {
+    let (ok, hashed) = hash(PASSKEY);
+    assert!(ok && hashed.starts_with("$argon2id$"), "{hashed}");
+    let (ok, hashed) = hash("short");
+    assert!(!ok && hashed.is_empty(), "{hashed}");
+}
