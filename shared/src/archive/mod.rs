@@ -3,7 +3,9 @@
 //!
 //! Source: PostgreSQL's `pg_backup_archiver.c`, `pg_backup_custom.c`, `compress_zstd.c`, `compress_gzip.c` (13–18).
 
+pub mod blocks;
 pub mod codec;
+pub mod decode;
 pub mod script;
 pub mod spine;
 pub mod sql;
