@@ -6,6 +6,7 @@
 pub mod blocks;
 pub mod codec;
 pub mod decode;
+pub mod rows;
 pub mod script;
 pub mod spine;
 pub mod sql;
