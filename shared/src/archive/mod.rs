@@ -12,3 +12,6 @@ pub mod spine;
 pub mod sql;
 pub mod toc;
 pub mod wire;
+
+#[cfg(test)]
+mod reading_tests;
