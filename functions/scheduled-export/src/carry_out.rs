@@ -14,6 +14,7 @@ use holdfast_shared::postgres::copy::RawSession;
 use holdfast_shared::postgres::session::{copy_fault, query_fault, session_settings};
 use holdfast_shared::store::upload::Upload;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::assembly::Assembly;
 use crate::observe::{Observed, name_blockers};
@@ -75,7 +76,7 @@ pub async fn carry_out(
     let mut tasks = JoinSet::new();
     for session in sessions {
         let role = jobs.take().map_or_else(|| Role::Helper(handoff.clone()), Role::Holder);
-        tasks.spawn(work(Arc::clone(&shared), session, role));
+        tasks.spawn(work(Arc::clone(&shared), session, role).in_current_span());
     }
     // The holder waits for jobs until the last helper is through.
     drop(handoff);

@@ -21,7 +21,7 @@ use crate::scene::{
 };
 
 /// Long enough for the other side to act meanwhile.
-const A_MOMENT: Duration = Duration::from_millis(1_500);
+const A_MOMENT: Duration = Duration::from_secs(3);
 
 async fn several_parts_bed() -> Bed {
     let bed = Bed::start(MAJOR).await;

@@ -183,7 +183,7 @@ async fn what_reads_back_differently_is_not_listed() {
     };
     bed.store().faults().push(Fault {
         key_contains: Some("/dumps/".to_owned()),
-        ..Fault::nth("HeadObject", 2, FaultAction::Delay(Duration::from_millis(800)))
+        ..Fault::nth("HeadObject", 2, FaultAction::Delay(Duration::from_millis(1_500)))
     });
     let (outcome, ()) = tokio::join!(bed.invoke(night(0)), overwrite);
     assert_eq!(outcome.payload["errorType"], "read-back-differs", "{:#}", outcome.payload);
