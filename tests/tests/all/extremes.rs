@@ -38,11 +38,12 @@ async fn parts_pieces_and_seams_for_each_codec() {
             "source",
             "CREATE TABLE aa_small (x int); INSERT INTO aa_small VALUES (1), (2);
              CREATE TABLE big (id int, t text);
-             INSERT INTO big SELECT g, md5(g::text) || md5('b' || g) || md5('c' || g) || md5('d' || g) FROM generate_series(1, 600000) g;
+             INSERT INTO big SELECT g, md5(g::text) || md5('b' || g) || md5('c' || g) || md5('d' || g) || md5('e' || g) || md5('f' || g) || md5('g' || g) || md5('h' || g)
+               FROM generate_series(1, 220000) g;
              CREATE TABLE gap (x int);
              DO $$ BEGIN FOR i IN 1..5 LOOP
                 EXECUTE format('CREATE TABLE mid_%s (id int, t text)', i);
-                EXECUTE format('INSERT INTO mid_%s SELECT g, md5(g::text || %s) || md5(''x'' || g) FROM generate_series(1, 20000 * %s) g', i, i, i);
+                EXECUTE format('INSERT INTO mid_%s SELECT g, md5(g::text || %s) || md5(''x'' || g) || md5(''y'' || g) || md5(''z'' || g) FROM generate_series(1, 8000 * %s) g', i, i, i);
                 EXECUTE format('CREATE TABLE mid_%s_small AS SELECT g FROM generate_series(1, 100 * %s) g', i, i);
              END LOOP; END $$;
              CREATE TABLE toasted (id int, t text); ALTER TABLE toasted ALTER t SET STORAGE EXTERNAL;
@@ -59,8 +60,9 @@ async fn parts_pieces_and_seams_for_each_codec() {
         let receipt = bed.export(json!({})).await;
         assert!(parts_stored(&bed).await >= 8, "{codec}: {} parts", parts_stored(&bed).await);
         let (file, manifest) = (bed.dump_file(&receipt).await, bed.manifest(&receipt).await);
-        let count = pieces::check(&std::fs::read(&file).unwrap(), &manifest);
-        assert!(count > manifest.tables.len() + 5, "{codec}: {count} pieces");
+        pieces::check(&std::fs::read(&file).unwrap(), &manifest);
+        let big = manifest.tables.iter().find(|table| table.name == "big").unwrap();
+        assert!(big.pieces.len() >= 4, "{codec}: {} pieces", big.pieces.len());
 
         let database = format!("restored_{}", codec.split(':').next().unwrap());
         if codec == "gzip:1" {
@@ -80,7 +82,7 @@ async fn parts_pieces_and_seams_for_each_codec() {
             .output()
             .unwrap();
         let lines: usize = String::from_utf8_lossy(&script.stdout).trim().parse().unwrap();
-        assert!(lines > 600_000 + 300_000, "{codec}: {lines} lines");
+        assert!(lines > 220_000 + 120_000, "{codec}: {lines} lines");
     }
 }
 
@@ -98,9 +100,9 @@ async fn giant_rows(codec: &str, megabytes: usize) {
                  INSERT INTO big SELECT g, md5(g::text) || md5('x' || g) FROM generate_series(1, 100000) g;
                  INSERT INTO big SELECT -1, repeat(noise(1, 4096), {repeats});
                  INSERT INTO big SELECT g, md5(g::text) || md5('y' || g) FROM generate_series(100001, 200000) g;
-                 INSERT INTO big SELECT -2, repeat(noise(2, 4096), 8);
-                 INSERT INTO big SELECT g, md5(g::text) || md5('z' || g) FROM generate_series(200001, 400000) g;
-                 INSERT INTO big SELECT -3, repeat(noise(3, 4096), 12);
+                 INSERT INTO big SELECT -2, repeat(noise(2, 4096), 6);
+                 INSERT INTO big SELECT g, md5(g::text) || md5('z' || g) FROM generate_series(200001, 300000) g;
+                 INSERT INTO big SELECT -3, repeat(noise(3, 4096), 7);
                  CREATE TABLE small (x int); INSERT INTO small VALUES (7);"
             ),
         )
@@ -122,8 +124,8 @@ async fn a_field_of_250_mb_by_zstd() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_of_60_mb_by_gzip() {
-    giant_rows("gzip:1", 60).await;
+async fn a_field_of_48_mb_by_gzip() {
+    giant_rows("gzip:1", 48).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Reads a dump by its manifest alone, with the codecs' own crates: what the manifest says of each piece is true.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 use flate2::{Decompress, FlushDecompress, Status};
 use holdfast_shared::domain::manifest::{Piece, Table};
@@ -8,15 +8,15 @@ use holdfast_shared::domain::{Manifest, TableDigest};
 
 const INT_BYTES: usize = 5;
 
-/// Checks every table's block, pieces, rows, bytes and fingerprint. Returns the number of pieces.
-pub fn check(dump: &[u8], manifest: &Manifest) -> usize {
+/// Checks every table's block, pieces, rows, bytes and fingerprint.
+pub fn check(dump: &[u8], manifest: &Manifest) {
     let artifact = &manifest.artifacts["dump"];
     assert_eq!(dump.len() as u64, artifact.size_bytes);
     let codec = artifact.compression.split(':').next().unwrap();
-    manifest.tables.iter().map(|table| check_table(dump, table, codec)).sum()
+    manifest.tables.iter().for_each(|table| check_table(dump, table, codec));
 }
 
-fn check_table(dump: &[u8], table: &Table, codec: &str) -> usize {
+fn check_table(dump: &[u8], table: &Table, codec: &str) {
     let name = format!("{}.{}", table.schema, table.name);
     let block = slice(dump, table.offset, table.length);
     assert_eq!(block[0], 1, "{name}: a data block begins with 1");
@@ -41,9 +41,12 @@ fn check_table(dump: &[u8], table: &Table, codec: &str) -> usize {
         let text = text_of(dump, piece, codec);
         assert_eq!(text.len() as u64, piece.bytes, "{name}: bytes of a piece");
         assert_eq!(text.last(), Some(&b'\n'), "{name}: a piece is whole rows");
-        let rows = text[..text.len() - 1].split(|&byte| byte == b'\n');
         let before = digest.rows;
-        rows.for_each(|row| digest.add_row(row));
+        let (mut rest, mut row) = (text.as_slice(), Vec::new());
+        while rest.read_until(b'\n', &mut row).unwrap() > 0 {
+            digest.add_row(&row[..row.len() - 1]);
+            row.clear();
+        }
         assert_eq!(digest.rows - before, piece.rows, "{name}: rows of a piece");
     }
     assert_eq!((digest.rows, digest.bytes), (table.rows, table.bytes), "{name}");
@@ -63,7 +66,6 @@ fn check_table(dump: &[u8], table: &Table, codec: &str) -> usize {
     };
     assert_eq!(whole.len() as u64, table.bytes + 5, "{name}: rows and their end");
     assert!(whole.ends_with(b"\\.\n\n\n"), "{name}");
-    table.pieces.len()
 }
 
 fn text_of(dump: &[u8], piece: &Piece, codec: &str) -> Vec<u8> {

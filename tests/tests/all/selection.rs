@@ -1,6 +1,6 @@
 //! Which tables are exported, by configuration and by request.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use holdfast_local::postgres::Installation;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ async fn tables(bed: &Bed, receipt: &Value) -> Vec<String> {
     tables
 }
 
-async fn restored(bed: &Bed, file: &PathBuf, database: &str) -> Vec<String> {
+async fn restored(bed: &Bed, file: &Path, database: &str) -> Vec<String> {
     bed.restore(&Installation::client(15).unwrap(), file, database, &[]).await;
     bed.contents(database).await.into_keys().collect()
 }
