@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::future::{Either, select};
 use holdfast_shared::config::ExportConfig;
 use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
@@ -192,8 +193,19 @@ impl Function {
             ledger.record(Some(UploadRecord { key: upload.key().to_owned(), upload_id: upload.id().to_owned() })).await;
             Ok::<_, Fault>(upload)
         };
-        let observation = observe(&self.config, &request.selection, connector);
-        let (observed, upload, replaces) = tokio::try_join!(Box::pin(observation), begin, replaces)?;
+        let observation = Box::pin(observe(&self.config, &request.selection, connector));
+        let beginning = Box::pin(async { tokio::try_join!(begin, replaces) });
+        let (observed, (upload, replaces)) = match select(observation, beginning).await {
+            Either::Left((observed, beginning)) => {
+                // Waited for also after a failure: an upload whose id never arrived could not be aborted.
+                let begun = beginning.await;
+                (observed?, begun?)
+            }
+            Either::Right((begun, observation)) => {
+                let begun = begun?;
+                (observation.await?, begun)
+            }
+        };
         let (mut observed, holder) = observed;
 
         let plan = plan(&self.config, &observed);
