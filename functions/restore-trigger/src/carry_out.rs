@@ -1,16 +1,24 @@
 //! From a clearance to the engine. What may be done has been decided: it is in the [`Clearance`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_shared::config::RestoreConfig;
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::clearance::Clearance;
+use holdfast_shared::plan::clearance::{Clearance, Restore};
 use holdfast_shared::postgres::connect::Target;
 use holdfast_shared::store::Store;
+use holdfast_shared::telemetry::{Unit, emit_metrics};
 use jiff::Timestamp;
-use serde_json::Value;
+use restore_trigger::engine::Engine;
+use serde_json::{Value, json};
 
 use crate::pins::HeldPin;
+
+/// What dropping an unfinished database may take, of the time before the future is dropped.
+const CLEANING_UP: Duration = Duration::from_secs(8);
+/// Longest wait for a lock: in a database that nobody else uses, or in a table that applications do.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+const MAINTENANCE_WORK_MEM_MB: u64 = 256;
 
 /// What a restore is given besides its clearance.
 #[expect(dead_code, reason = "read by the modes that are not there yet")]
@@ -34,7 +42,7 @@ pub struct Context<'a> {
 }
 
 /// How a restore ended.
-#[expect(dead_code, reason = "built by the modes that are not there yet")]
+#[expect(dead_code, reason = "archived dumps are not thawed yet")]
 pub enum Ended {
     /// Done and proved; the receipt goes to the caller and into the record.
     Succeeded(Value),
@@ -46,8 +54,35 @@ pub enum Ended {
 ///
 /// # Errors
 /// Every failure; live data is then as it was.
-pub async fn carry_out(_context: Context<'_>, clearance: Clearance) -> Result<Ended, Fault> {
-    let mode = clearance.restore().mode();
-    Err(Fault::new("restore-mode-not-available", format!("this release does not do mode {mode} yet"))
-        .hint("mode plan says what it would do; pg_restore reads the dump"))
+pub async fn carry_out(context: Context<'_>, clearance: Clearance) -> Result<Ended, Fault> {
+    let Some(target) = context.target else {
+        let mode = clearance.restore().mode();
+        return Err(Fault::new("restore-mode-not-available", format!("this release does not do mode {mode} yet"))
+            .hint("mode plan says what it would do"));
+    };
+    let engine = Engine {
+        store: context.source_store.clone(),
+        own_store: context.store.clone(),
+        target: Target { database: context.config.maintenance_database.clone(), ..target.clone() },
+        workers: context.config.workers,
+        lock_timeout: LOCK_TIMEOUT,
+        maintenance_work_mem_mb: MAINTENANCE_WORK_MEM_MB,
+        deadline: context.give_up_at.checked_sub(CLEANING_UP).unwrap_or(context.give_up_at),
+    };
+    let drilled = match (clearance.restore(), clearance.source().manifest()) {
+        (Restore::Verify { .. }, Some(manifest)) => Some(manifest.source.database.clone()),
+        _ => None,
+    };
+    let receipt = engine.carry_out(clearance).await?;
+    if let Some(database) = drilled {
+        emit_metrics(
+            &[("Environment", context.config.environment.as_str()), ("Database", &database)],
+            &[
+                ("RestoreDrillSucceeded", Unit::Count, 1.0),
+                ("RestoreDrillSeconds", Unit::Seconds, receipt.seconds.total),
+            ],
+            &[("request_id", json!(context.request_id))],
+        );
+    }
+    serde_json::to_value(receipt).map(Ended::Succeeded).map_err(|error| Fault::from_error("internal", &error))
 }

@@ -33,6 +33,8 @@ pub struct RestoreConfig {
     pub maintenance_database: String,
     pub notify: NotifyConfig,
     pub deadline_margin: Duration,
+    /// Sessions at most; by the function's memory, with which its vCPUs come.
+    pub workers: usize,
 }
 
 impl RestoreConfig {
@@ -44,6 +46,8 @@ impl RestoreConfig {
     /// [`ConfigError`] with every problem found.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { lookup, problems: Vec::new() };
+        let memory_mb =
+            lookup("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").and_then(|mb| mb.parse::<u64>().ok()).unwrap_or(1_769);
         let environment_text = reader.required(ENVIRONMENT);
         let environment: Option<Environment> =
             if environment_text.is_empty() { None } else { reader.parse(ENVIRONMENT, &environment_text) };
@@ -75,6 +79,7 @@ impl RestoreConfig {
                 maintenance_database,
                 notify,
                 deadline_margin,
+                workers: (2 * memory_mb.div_ceil(1_769) as usize).clamp(2, 8),
             }),
             _ => Err(ConfigError { problems: reader.problems }),
         }

@@ -8,11 +8,16 @@ use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use holdfast_local::postgres::Installation;
 use holdfast_local::s3::S3Options;
 use holdfast_shared::config::{ObjectChecksum, StoreConfig};
+use holdfast_shared::domain::ImportName;
 use holdfast_shared::domain::{KeyPrefix, Manifest};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::clearance::{
+    Clearance, Facts, Options, Passkey, Restore, SafetyBackup, Source, TargetServer, clear,
+};
 use holdfast_shared::postgres::connect::Target;
 use holdfast_shared::store::Store;
-use restore_trigger::engine::{Engine, Options, Origin, Receipt};
+use jiff::{SignedDuration, Timestamp};
+use restore_trigger::engine::{Engine, Receipt};
 use serde_json::json;
 
 use crate::bed::{BUCKET, Bed};
@@ -43,8 +48,10 @@ async fn store(bed: &Bed) -> Store {
 }
 
 async fn engine(bed: &Bed) -> Engine {
+    let store = store(bed).await;
     Engine {
-        store: store(bed).await,
+        own_store: store.clone(),
+        store,
         target: Target::from_url(&bed.cluster.url("postgres")).unwrap(),
         workers: WORKERS,
         lock_timeout: Duration::from_secs(10),
@@ -53,13 +60,51 @@ async fn engine(bed: &Bed) -> Engine {
     }
 }
 
-fn origin(manifest: &Manifest) -> Origin {
-    let artifact = &manifest.artifacts["dump"];
-    Origin { key: artifact.key.clone(), version_id: artifact.version_id.clone(), manifest: Some(manifest.clone()) }
+fn backup(manifest: &Manifest) -> Source {
+    Source::Backup(Box::new(manifest.clone()))
 }
 
-async fn restore(bed: &Bed, origin: &Origin, name: &str) -> Result<Receipt, Fault> {
-    engine(bed).await.new_database(origin, name, Options::default()).await
+fn new(database: &str) -> Restore {
+    Restore::NewDatabase { database: database.to_owned() }
+}
+
+/// Everything that a clearance demands is so.
+async fn cleared(bed: &Bed, asked: Restore, source: Source, safety: Option<&Manifest>) -> Clearance {
+    let client = bed.cluster.connect("postgres").await.unwrap();
+    let identifier: String =
+        client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.unwrap().get(0);
+    let databases = client.query("SELECT datname::text FROM pg_database", &[]).await.unwrap();
+    let facts = Facts {
+        restore: asked,
+        options: Options::default(),
+        source,
+        passkey: Passkey::Accepted,
+        environment: "test".parse().unwrap(),
+        target: Some(TargetServer {
+            major: u32::from(bed.cluster.major()),
+            system_identifier: Some(identifier.clone()),
+            environment: Some("test".to_owned()),
+            databases: databases.iter().map(|row| row.get(0)).collect(),
+            ..TargetServer::default()
+        }),
+        configured_system_identifier: Some(identifier),
+        safety_backup: safety.map(SafetyBackup::of),
+        safety_window: SignedDuration::from_mins(5),
+        now: Timestamp::now(),
+    };
+    clear(facts).unwrap()
+}
+
+async fn restore(bed: &Bed, source: Source, name: &str) -> Result<Receipt, Fault> {
+    let clearance = cleared(bed, new(name), source, None).await;
+    engine(bed).await.carry_out(clearance).await
+}
+
+/// Version and size.
+async fn put(bed: &Bed, key: &str, body: Vec<u8>) -> (Option<String>, u64) {
+    let size = body.len() as u64;
+    let sent = bed.client().await.put_object().bucket(BUCKET).key(key).body(body.into()).send().await.unwrap();
+    (sent.version_id, size)
 }
 
 async fn exists(bed: &Bed, database: &str) -> bool {
@@ -78,7 +123,7 @@ async fn equals_its_source(major: u16, compression: &str) {
     let client = Installation::client_at_least(major).unwrap();
     assert_eq!(client.major, major, "a pg_dump of another major writes for its own");
 
-    let restored = restore(&bed, &origin(&manifest), "restored").await.unwrap();
+    let restored = restore(&bed, backup(&manifest), "restored").await.unwrap();
     assert_eq!((restored.rows, restored.large_objects), (manifest.rows(), 3), "{restored:?}");
     assert_eq!((restored.proved_by, restored.left_out.as_slice()), ("fingerprints", [].as_slice()));
     assert_eq!(bed.contents("restored").await, bed.contents("source").await);
@@ -91,8 +136,9 @@ async fn equals_its_source(major: u16, compression: &str) {
     assert_eq!(bed.schema(&client, "restored"), bed.schema(&client, "stock"));
 
     // Without a manifest: one stream a table, proved by counts.
-    let foreign = Origin { manifest: None, ..origin(&manifest) };
-    let restored = restore(&bed, &foreign, "foreign").await.unwrap();
+    let name: ImportName = "old/other.dump".parse().unwrap();
+    let size_bytes = put(&bed, "imports/old/other.dump", std::fs::read(&file).unwrap()).await.1;
+    let restored = restore(&bed, Source::Import { name, size_bytes, version_id: None }, "foreign").await.unwrap();
     assert_eq!((restored.rows, restored.proved_by), (manifest.rows(), "row counts"));
     assert_eq!(bed.contents("foreign").await, bed.contents("source").await);
 }
@@ -127,14 +173,91 @@ async fn damage_is_told_by_table_and_leaves_nothing_behind() {
         let piece = table.pieces[0];
         let mut damaged = body.clone();
         damaged[(piece.offset + piece.length / 2) as usize] ^= 0x10;
-        let put = bed.client().await.put_object().bucket(BUCKET).key(&artifact.key).body(damaged.into());
-        let version_id = put.send().await.unwrap().version_id;
-        let origin = Origin { version_id, ..origin(&manifest) };
-        let fault = restore(&bed, &origin, "restored").await.unwrap_err();
+        let mut manifest = manifest.clone();
+        let (version_id, _) = put(&bed, &artifact.key, damaged).await;
+        manifest.artifacts.get_mut("dump").unwrap().version_id = version_id;
+        let fault = restore(&bed, backup(&manifest), "restored").await.unwrap_err();
         assert!(fault.message.contains(&table.name), "{}: {fault}", table.name);
         assert!(matches!(fault.code, "backup-damaged" | "table-load-failed"), "{fault:?}");
         assert!(!exists(&bed, "restored").await, "{fault}");
     }
     // The version the manifest names is still whole.
-    restore(&bed, &origin(&manifest), "restored").await.unwrap();
+    restore(&bed, backup(&manifest), "restored").await.unwrap();
+}
+
+async fn exported(bed: &Bed, database: &str) -> Manifest {
+    bed.register_export(database, &[]);
+    let receipt = bed.export(json!({"purpose": "test"})).await;
+    bed.manifest(&receipt).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_is_recorded_and_leaves_nothing_but_the_record() {
+    let bed = Bed::start(17).await;
+    schema::create(&bed.cluster, "source", 300).await;
+    let manifest = exported(&bed, "source").await;
+    assert_eq!(manifest.verified.as_ref().unwrap().by, "read-back");
+    let asked = Restore::Verify { scratch: "drill".to_owned() };
+    let clearance = cleared(&bed, asked, backup(&manifest), None).await;
+    let receipt = engine(&bed).await.carry_out(clearance).await.unwrap();
+    assert_eq!((receipt.rows, receipt.proved_by), (manifest.rows(), "fingerprints"));
+    assert!(!exists(&bed, "drill").await);
+    let key = bed.manifests().pop().unwrap();
+    let recorded = Manifest::parse(&bed.get(&key).await).unwrap();
+    assert_eq!(recorded.verified.as_ref().unwrap().by, "restore-drill");
+    assert_eq!(Manifest { verified: manifest.verified.clone(), ..recorded }, manifest);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_changes_names_under_sessions_in_use_and_an_undo_changes_them_back() {
+    let bed = Bed::start(17).await;
+    schema::create(&bed.cluster, "source", 300).await;
+    let settings = "ALTER DATABASE source SET search_path = app, public; ALTER DATABASE source SET work_mem = '7MB';
+                    GRANT CREATE ON DATABASE source TO reporting; REVOKE TEMP ON DATABASE source FROM PUBLIC";
+    bed.cluster.execute("postgres", settings).await.unwrap();
+    let manifest = exported(&bed, "source").await;
+    let before = bed.contents("source").await;
+    bed.cluster.execute("source", "DELETE FROM app.orders").await.unwrap();
+    let after = bed.contents("source").await;
+    assert_ne!(before, after);
+
+    // Applications that use the database all the time, and connect again when they are thrown out.
+    let url = bed.cluster.url("source");
+    let using = tokio::spawn(async move {
+        loop {
+            if let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
+                tokio::spawn(connection);
+                while client.query("SELECT count(*) FROM app.customers", &[]).await.is_ok() {}
+            }
+        }
+    });
+    let swap = Restore::Swap {
+        database: "source".to_owned(),
+        shadow: "source_shadow".to_owned(),
+        previous: "source_before".to_owned(),
+    };
+    let clearance = cleared(&bed, swap, backup(&manifest), Some(&manifest)).await;
+    let receipt = engine(&bed).await.carry_out(clearance).await.unwrap();
+    assert_eq!((receipt.database.as_str(), receipt.previous.as_deref()), ("source", Some("source_before")));
+    assert_eq!(receipt.left_out, Vec::<String>::new());
+    assert!(bed.contents("source").await == before && bed.contents("source_before").await == after);
+    assert!(!exists(&bed, "source_shadow").await);
+    let client = bed.cluster.connect("postgres").await.unwrap();
+    let belongings = "SELECT datname::text, array(SELECT unnest(datacl)::text ORDER BY 1), (SELECT setconfig FROM pg_db_role_setting s WHERE s.setdatabase = d.oid)
+                        FROM pg_database d WHERE datname LIKE 'source%' ORDER BY 1";
+    let rows = client.query(belongings, &[]).await.unwrap();
+    for column in [1, 2] {
+        assert_eq!(rows[0].get::<_, Vec<String>>(column), rows[1].get::<_, Vec<String>>(column));
+    }
+
+    let undo = Restore::Undo {
+        database: "source".to_owned(),
+        previous: Some("source_before".to_owned()),
+        aside: "source_undone".to_owned(),
+    };
+    let clearance = cleared(&bed, undo, Source::Previous, Some(&manifest)).await;
+    engine(&bed).await.carry_out(clearance).await.unwrap();
+    assert!(bed.contents("source").await == after && bed.contents("source_undone").await == before);
+    assert!(!exists(&bed, "source_before").await);
+    using.abort();
 }

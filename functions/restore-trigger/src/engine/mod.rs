@@ -2,6 +2,8 @@
 
 mod database;
 mod definitions;
+mod drill;
+mod exchange;
 mod intake;
 mod load;
 mod proof;
@@ -11,8 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_shared::archive::script::{self, Surroundings};
-use holdfast_shared::domain::Manifest;
+use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::clearance::{Clearance, Restore, Source};
 use holdfast_shared::plan::rebuild::{Extent, Limits, plan_rebuild};
 use holdfast_shared::postgres::catalog;
 use holdfast_shared::postgres::connect::{Connector, Session, Target};
@@ -20,15 +23,21 @@ use holdfast_shared::postgres::copy::RawSession;
 use holdfast_shared::postgres::session::{copy_fault, query_fault, session_settings};
 use holdfast_shared::store::Store;
 use holdfast_shared::store::read::ArchiveSource;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use serde_json::json;
 
+use crate::engine::exchange::Exchange;
 use crate::engine::source::Backup;
 
 const APPLICATION_NAME: &str = "holdfast-restore";
 
 /// What every restore works with.
 pub struct Engine {
+    /// From the prefix that the dump lies under.
     pub store: Store,
+    /// From the function's own prefix.
+    pub own_store: Store,
     /// The target server; its database is the one that others are created and renamed from.
     pub target: Target,
     /// Sessions at most.
@@ -41,27 +50,31 @@ pub struct Engine {
 }
 
 /// Where the archive lies.
-#[derive(Debug, Clone)]
-pub struct Origin {
-    pub key: String,
-    pub version_id: Option<String>,
+struct Origin {
+    store: Store,
+    key: String,
+    version_id: Option<String>,
+    size_bytes: u64,
     /// `None`: an archive of unknown origin, proved by its row counts only.
-    pub manifest: Option<Manifest>,
+    manifest: Option<Manifest>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
-    pub no_owner: bool,
-    pub no_privileges: bool,
+#[derive(Debug, Clone, Copy)]
+struct Options {
+    no_owner: bool,
     /// What fails is told in the receipt, and the rest is restored.
-    pub continue_on_error: bool,
-    pub analyze: bool,
+    continue_on_error: bool,
+    analyze: bool,
 }
 
 /// What was done, and how long it took.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Receipt {
+    /// The database that was made; for an undo, the one that came back.
     pub database: String,
+    /// What the database is called now that had that name before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
     pub tables: u64,
     pub rows: u64,
     pub bytes: u64,
@@ -85,13 +98,101 @@ pub struct Seconds {
 }
 
 impl Engine {
+    /// Does what was allowed.
+    ///
+    /// # Errors
+    /// Every failure; what existed is then as it was, and nothing unfinished stays.
+    pub async fn carry_out(&self, clearance: Clearance) -> Result<Receipt, Fault> {
+        let asked = clearance.options();
+        let options = Options { no_owner: asked.no_owner, continue_on_error: asked.continue_on_error, analyze: true };
+        self.check_server(&clearance).await?;
+        match clearance.restore() {
+            Restore::NewDatabase { database } => {
+                self.new_database(&self.origin(clearance.source())?, database, options).await
+            }
+            Restore::Verify { scratch } => {
+                // A drill that leaves anything out proves nothing.
+                let options = Options { continue_on_error: false, analyze: false, ..options };
+                let receipt = self.new_database(&self.origin(clearance.source())?, scratch, options).await?;
+                self.drop_database(scratch).await?;
+                if let Some(manifest) = clearance.source().manifest() {
+                    drill::record_verified(&self.store, manifest.timestamp, Timestamp::now()).await?;
+                }
+                Ok(receipt)
+            }
+            Restore::Swap { database, shadow, previous } => {
+                let origin = self.origin(clearance.source())?;
+                let mut receipt = self.new_database(&origin, shadow, options).await?;
+                let id = origin.manifest.as_ref().map(|manifest| manifest.timestamp);
+                let note = note("replaced", id, asked.keep_previous_days);
+                let swapped = async {
+                    receipt.left_out.extend(self.carry_over(database, shadow).await?);
+                    self.exchange(Exchange { live: database, aside: previous, incoming: shadow, note: &note }).await
+                };
+                if let Err(fault) = swapped.await {
+                    // Where the answer to the COMMIT was lost, there is no database of this name any more.
+                    self.drop_database(shadow).await?;
+                    return Err(fault);
+                }
+                (receipt.database, receipt.previous) = (database.clone(), Some(previous.clone()));
+                Ok(receipt)
+            }
+            Restore::Undo { database, previous: Some(previous), aside } => {
+                let note = note("undone", None, asked.keep_previous_days);
+                self.exchange(Exchange { live: database, aside, incoming: previous, note: &note }).await?;
+                Ok(Receipt { database: database.clone(), previous: Some(aside.clone()), ..Receipt::default() })
+            }
+            other => Err(Fault::new(
+                "restore-mode-not-available",
+                format!("this release does not do mode {} yet", other.mode()),
+            )
+            .hint("mode plan says what it would do; pg_restore reads the dump")),
+        }
+    }
+
+    /// The server is the one that the clearance was given for.
+    async fn check_server(&self, clearance: &Clearance) -> Result<(), Fault> {
+        let session = self.connector(&self.target.database)?.session().await?;
+        let facts = catalog::server_facts(&session.client).await.map_err(query_fault)?;
+        let cleared = clearance.target().and_then(|server| server.system_identifier.clone());
+        if cleared.is_some() && cleared == facts.system_identifier && !facts.in_recovery {
+            return Ok(());
+        }
+        Err(Fault::new("restore-wrong-server", "another server answers than the one that was looked at")
+            .hint("a failover may have just happened; ask again"))
+    }
+
+    fn origin(&self, source: &Source) -> Result<Origin, Fault> {
+        match source {
+            Source::Backup(manifest) => {
+                let artifact = manifest.artifacts.get("dump").ok_or_else(|| {
+                    Fault::new("restore-backup-without-dump", format!("{} holds no dump", manifest.timestamp))
+                })?;
+                Ok(Origin {
+                    store: self.store.clone(),
+                    key: artifact.key.clone(),
+                    version_id: artifact.version_id.clone(),
+                    size_bytes: artifact.size_bytes,
+                    manifest: Some(manifest.as_ref().clone()),
+                })
+            }
+            Source::Import { name, size_bytes, version_id } => Ok(Origin {
+                store: self.own_store.clone(),
+                key: self.own_store.key(&ObjectKey::Import(name.clone())),
+                version_id: version_id.clone(),
+                size_bytes: *size_bytes,
+                manifest: None,
+            }),
+            Source::Previous | Source::Rds => Err(Fault::new("internal", "a restore of nothing that is stored")),
+        }
+    }
+
     /// Restores into a database that does not exist yet, and proves it. Where anything fails, there is no such
     /// database afterwards.
-    pub async fn new_database(&self, origin: &Origin, name: &str, options: Options) -> Result<Receipt, Fault> {
+    async fn new_database(&self, origin: &Origin, name: &str, options: Options) -> Result<Receipt, Fault> {
         let started = Instant::now();
-        let artifact = origin.manifest.as_ref().and_then(|manifest| manifest.artifacts.get("dump"));
-        let size = artifact.map(|artifact| artifact.size_bytes);
-        let archive = ArchiveSource::open(&self.store, &origin.key, origin.version_id.as_deref(), size).await?;
+        let size = Some(origin.size_bytes);
+        let archive = ArchiveSource::open(&origin.store, &origin.key, origin.version_id.as_deref(), size).await?;
         let backup = Arc::new(Backup::read(archive, origin.manifest.as_ref())?);
         self.create_database(name, &backup).await?;
         let work = self.fill(&backup, name, options, started);
@@ -210,6 +311,13 @@ impl Engine {
     }
 }
 
+/// What retention and people read on a database that was put aside.
+fn note(what: &str, id: Option<BackupId>, keep_days: Option<u32>) -> String {
+    let now = Timestamp::now();
+    let until = keep_days.and_then(|days| now.checked_add(SignedDuration::from_hours(24 * i64::from(days))).ok());
+    json!({"holdfast": what, "by_backup": id, "at": now, "keep_until": until}).to_string()
+}
+
 /// Roles and tablespaces in the archive's encoding.
 async fn surroundings(session: &mut RawSession, options: Options) -> Result<Surroundings, Fault> {
     let mut names = async |sql: &str| database::first_column(session, sql).await;
@@ -221,6 +329,7 @@ async fn surroundings(session: &mut RawSession, options: Options) -> Result<Surr
         tablespaces: tablespaces.into_iter().collect(),
         superuser: superuser.first().is_some_and(|text| text == b"on"),
         no_owner: options.no_owner,
-        no_privileges: options.no_privileges,
+        // As the restoring role's own: whoever is granted something by another owner is not known here.
+        no_privileges: options.no_owner,
     })
 }
