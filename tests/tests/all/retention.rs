@@ -1,0 +1,674 @@
+//! Retention on an S3 server that checks its rights: what expires, in which order, and what a kill or a failure leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use aws_sdk_s3::primitives::ByteStream;
+use futures::StreamExt;
+use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome, LambdaOptions, LambdaServer};
+use holdfast_local::s3::{BucketOptions, Fault, FaultAction, Permissions, S3Options, S3Server};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use crate::bed::{BUCKET, Bed, binary};
+
+const RETENTION: &str = "retention";
+const KEY: (&str, &str) = ("retention-role", "retention-role-secret");
+const LEASE: &str = "runs/retention/lease.json";
+const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
+
+/// What docs/retention.md gives the role, and no more: no version may be deleted, and no manifest at all.
+pub fn rights() -> Permissions {
+    let mut allow: Vec<(String, String)> = Vec::new();
+    let mut on = |action: &str, prefixes: &[&str]| {
+        allow.extend(prefixes.iter().map(|prefix| (format!("s3:{action}"), (*prefix).to_owned())));
+    };
+    const ARTIFACTS: [&str; 7] = [
+        "postgres-exports/dumps/",
+        "postgres-exports/sql/",
+        "postgres-exports/raw/",
+        "postgres-exports/transformed/",
+        "postgres-exports/sanitized/",
+        "postgres-exports/rds-exports/",
+        "mongodb-dumps/",
+    ];
+    const METADATA: &str = "postgres-exports/metadata/";
+    on("ListBucket", &[&ARTIFACTS[..], &[METADATA, "pins/", "runs/"]].concat());
+    on("ListBucketMultipartUploads", &ARTIFACTS);
+    on("AbortMultipartUpload", &ARTIFACTS);
+    on("GetObject", &[METADATA, "pins/", "runs/"]);
+    on("PutObject", &[METADATA, "runs/retention/"]);
+    on("DeleteObject", &[&ARTIFACTS[..], &["pins/", "runs/leases/"]].concat());
+    Permissions { allow }
+}
+
+struct Rig {
+    s3: S3Server,
+    lambda: LambdaServer,
+}
+
+impl Rig {
+    async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::on(S3Options::default(), settings).await
+    }
+
+    async fn on(options: S3Options, settings: &[(&str, &str)]) -> Self {
+        let s3 = S3Server::start(options).await.unwrap();
+        s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, object_lock: false }).unwrap();
+        s3.store().add_key(KEY.0, KEY.1, Some(rights()));
+        let lambda = LambdaServer::start(LambdaOptions::default()).await.unwrap();
+        lambda.register(spec(&s3, settings));
+        Self { s3, lambda }
+    }
+
+    fn client(&self) -> aws_sdk_s3::Client {
+        let options = S3Options::default();
+        let credentials =
+            aws_sdk_s3::config::Credentials::new(options.access_key, options.secret_key, None, None, "tests");
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version_latest()
+            .endpoint_url(self.s3.endpoint())
+            .region(aws_sdk_s3::config::Region::new(options.region))
+            .credentials_provider(credentials)
+            .force_path_style(true)
+            .build();
+        aws_sdk_s3::Client::from_conf(config)
+    }
+
+    async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+        let body = ByteStream::from(body.into());
+        self.client().put_object().bucket(BUCKET).key(key).body(body).send().await.unwrap();
+    }
+
+    async fn json(&self, key: &str) -> Value {
+        let object = self.client().get_object().bucket(BUCKET).key(key).send().await.unwrap();
+        serde_json::from_slice(&object.body.collect().await.unwrap().into_bytes()).unwrap()
+    }
+
+    /// A backup with its artifacts.
+    async fn backup(&self, manifest: &Value) {
+        for artifact in manifest["artifacts"].as_object().unwrap().values() {
+            let key = artifact["key"].as_str().unwrap();
+            if key.ends_with('/') {
+                self.put(&format!("{key}a.parquet"), "data").await;
+                self.put(&format!("{key}shop/b.parquet"), "data").await;
+            } else {
+                self.put(key, "data").await;
+            }
+        }
+        self.put(&manifest_key(manifest["timestamp"].as_str().unwrap()), manifest.to_string()).await;
+    }
+
+    async fn invoke(&self, payload: Value) -> InvokeOutcome {
+        self.lambda.invoke(RETENTION, payload).await.unwrap()
+    }
+
+    async fn run(&self, payload: Value) -> Value {
+        let outcome = self.invoke(payload).await;
+        assert!(!outcome.is_error(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
+        outcome.payload
+    }
+
+    /// Code and message.
+    async fn fails(&self, payload: Value) -> (String, String) {
+        let outcome = self.invoke(payload).await;
+        assert!(outcome.is_error(), "{:#}", outcome.payload);
+        let text = |field: &str| outcome.payload[field].as_str().unwrap_or_default().to_owned();
+        (text("errorType"), text("errorMessage"))
+    }
+
+    /// Keys whose current version is an object.
+    fn present(&self) -> BTreeSet<String> {
+        let objects = self.s3.store().objects(BUCKET).into_iter();
+        objects.filter(|object| object.is_latest && !object.delete_marker).map(|object| object.key).collect()
+    }
+
+    fn dumps(&self) -> Vec<String> {
+        let keys = self.present().into_iter().filter(|key| key.contains("/dumps/"));
+        keys.map(|key| key.rsplit('/').next().unwrap()[..8].to_owned()).collect()
+    }
+
+    /// What writes or deletes, by operation.
+    fn changes(&self) -> BTreeMap<String, usize> {
+        let mut changes = BTreeMap::new();
+        for request in self.s3.store().requests() {
+            let lease = request.key.as_deref() == Some(LEASE);
+            if !lease && !request.operation.starts_with("Get") && !request.operation.starts_with("List") {
+                *changes.entry(request.operation).or_default() += 1;
+            }
+        }
+        changes
+    }
+
+    /// Nothing was ever deleted but by a marker.
+    fn no_version_was_deleted(&self) {
+        for request in self.s3.store().requests() {
+            let deletes = request.operation.starts_with("DeleteObject");
+            assert!(!deletes || !request.query.contains("versionId"), "{request:?}");
+        }
+        let refused = self.s3.store().requests().into_iter().find(|request| request.operation == "DeleteObjectVersion");
+        assert!(refused.is_none());
+    }
+}
+
+fn spec(s3: &S3Server, settings: &[(&str, &str)]) -> FunctionSpec {
+    let mut spec = FunctionSpec::new(RETENTION, binary(RETENTION))
+        .env("BUCKET", BUCKET)
+        .env("ENVIRONMENT", "production")
+        .env("S3_ENDPOINT_URL", s3.endpoint())
+        .env("S3_FORCE_PATH_STYLE", "true")
+        .env("AWS_ACCESS_KEY_ID", KEY.0)
+        .env("AWS_SECRET_ACCESS_KEY", KEY.1)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("DEADLINE_MARGIN_SECONDS", "1");
+    spec.timeout = Duration::from_secs(120);
+    for (name, value) in settings {
+        spec = spec.env(*name, *value);
+    }
+    spec
+}
+
+fn manifest_key(id: &str) -> String {
+    format!("postgres-exports/metadata/{}-{}-{}/{id}.json", &id[..4], &id[4..6], &id[6..8])
+}
+
+fn dump_key(id: &str) -> String {
+    format!("postgres-exports/dumps/{}-{}-{}/{id}.dump", &id[..4], &id[4..6], &id[6..8])
+}
+
+/// A verified daily backup of production's `shop`.
+fn manifest(id: &str) -> Value {
+    json!({
+        "timestamp": id, "manifest_version": 1, "state": "complete", "environment": "production", "purpose": "daily_backup",
+        "source": {"type": "postgresql", "instance": "db", "database": "shop", "snapshot_id": "1"},
+        "artifacts": {"dump": {"key": dump_key(id), "size_bytes": 4, "compression": "zstd:1"}},
+        "tables": [{"schema": "public", "name": "orders", "rows": 1000, "bytes": 50000, "fingerprint": "x", "pieces": []}],
+        "verified": {"at": "2025-01-01T00:00:00Z", "by": "read-back"},
+        "kept_field": {"b": 1, "a": 2},
+    })
+}
+
+/// The n-th of January 2025.
+fn day(n: usize) -> String {
+    format!("202501{n:02}-020000")
+}
+
+async fn days(rig: &Rig, days: std::ops::RangeInclusive<usize>) {
+    for n in days {
+        rig.backup(&manifest(&day(n))).await;
+    }
+}
+
+fn ids(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_does_what_its_dry_run_says_and_then_nothing() {
+    let rig = Rig::start(&[]).await;
+    days(&rig, 1..=31).await;
+    let mut testing = manifest("20250115-100000");
+    testing["purpose"] = json!("testing");
+    rig.backup(&testing).await;
+    let mut staging = manifest("20250101-030000");
+    staging["environment"] = json!("staging");
+    rig.backup(&staging).await;
+    let before = rig.present();
+
+    rig.s3.store().clear_requests();
+    let dry = rig.run(json!({"dry_run": true})).await;
+    assert_eq!(rig.changes(), BTreeMap::new(), "a dry run changes nothing");
+    assert_eq!(ids(&dry["plan"]["expire"]), ["20250101-020000", "20250115-100000"]);
+    assert_eq!(dry["plan"]["counts"]["other_environments"], 1);
+
+    let real = rig.run(json!({})).await;
+    assert_eq!(real["plan"], dry["plan"]);
+    assert_eq!((&real["done"]["expired"], &real["status"]), (&json!(2), &json!("complete")));
+    let gone: Vec<String> = before.difference(&rig.present()).cloned().collect();
+    assert_eq!(gone, [dump_key("20250101-020000"), dump_key("20250115-100000")]);
+    rig.no_version_was_deleted();
+
+    let tombstone = rig.json(&manifest_key("20250101-020000")).await;
+    let dump = &tombstone["expired_artifacts"]["dump"];
+    assert_eq!((&tombstone["state"], &tombstone["artifacts"]), (&json!("expired"), &json!({})));
+    assert_eq!(tombstone["kept_field"].to_string(), r#"{"b":1,"a":2}"#, "what is not known stays as it is");
+    assert_eq!(
+        (&dump["key"], &dump["expired"]["reason"]),
+        (&json!(dump_key("20250101-020000")), &json!("rule 2 keeps it no longer"))
+    );
+    assert!(dump["expired"]["done"].is_string());
+    let orders: Vec<String> = rig
+        .s3
+        .store()
+        .requests()
+        .into_iter()
+        .filter(|r| matches!(r.operation.as_str(), "PutObject" | "DeleteObject"))
+        .filter(|r| r.key.as_deref().is_some_and(|key| key.contains("20250101-020000")))
+        .map(|r| r.operation)
+        .collect();
+    assert_eq!(orders, ["PutObject", "DeleteObject", "PutObject"], "tombstone, data, done");
+
+    rig.s3.store().clear_requests();
+    let second = rig.run(json!({})).await;
+    assert_eq!((&second["done"]["expired"], rig.changes()), (&json!(0), BTreeMap::new()));
+    assert_eq!(second["plan"]["counts"]["tombstones"], 2);
+}
+
+/// Killed while a call hangs, then run again: the end is the same as without the kill.
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_may_be_killed_at_any_call() {
+    let folder = |n: usize| format!("postgres-exports/rds-exports/2025-01-{n:02}/export-{}/", day(n));
+    let moments: [(&'static str, u64, &str); 7] = [
+        ("PutObject", 1, "metadata/"),
+        ("PutObject", 2, "metadata/"),
+        ("DeleteObject", 1, "dumps/"),
+        ("DeleteObject", 2, "dumps/"),
+        ("PutObject", 4, "metadata/"),
+        ("PutObject", 6, "metadata/"),
+        ("ListObjectsV2", 9, ""),
+    ];
+    let runs = moments.into_iter().map(|(operation, nth, key)| async move {
+        let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO), ("RETENTION_CONCURRENCY", "1")]).await;
+        days(&rig, 1..=5).await;
+        for n in [2, 4, 5] {
+            let mut export = manifest(&day(n));
+            export["artifacts"]["rds-export"] = json!({"key": folder(n), "size_bytes": 8});
+            rig.backup(&export).await;
+        }
+        let key_contains = (!key.is_empty()).then(|| key.to_owned());
+        let hang = FaultAction::Hang(Duration::from_secs(60));
+        rig.s3.store().faults().push(Fault { key_contains, ..Fault::nth(operation, nth, hang) });
+        let options = InvokeOptions { timeout: Some(Duration::from_millis(3_500)), ..InvokeOptions::default() };
+        let killed = rig.lambda.invoke_with(RETENTION, json!({}), options).await.unwrap();
+        assert!(killed.is_error(), "{operation} {nth}: {:#}", killed.payload);
+        rig.s3.store().faults().clear();
+        rig.lambda.kill_instances(RETENTION);
+        for n in [4, 5] {
+            assert!(rig.present().contains(&dump_key(&day(n))), "{operation} {nth}");
+            assert_eq!(rig.json(&manifest_key(&day(n))).await["state"], "complete");
+        }
+        let mut lease = rig.json(LEASE).await;
+        lease["expires"] = json!("2020-01-01T00:00:00Z");
+        rig.put(LEASE, lease.to_string()).await;
+
+        rig.run(json!({})).await;
+        assert_eq!(rig.dumps(), ["20250104", "20250105"], "{operation} {nth}");
+        let exports = |n: usize| rig.present().iter().filter(|key| key.starts_with(&folder(n))).count();
+        assert_eq!((exports(2), exports(4), exports(5)), (0, 2, 2), "{operation} {nth}");
+        for n in 1..=3 {
+            let tombstone = rig.json(&manifest_key(&day(n))).await;
+            assert_eq!(tombstone["state"], "expired");
+            for artifact in tombstone["expired_artifacts"].as_object().unwrap().values() {
+                assert!(artifact["expired"]["done"].is_string(), "{operation} {nth}");
+            }
+        }
+        rig.s3.store().clear_requests();
+        rig.run(json!({})).await;
+        assert_eq!(rig.changes(), BTreeMap::new(), "{operation} {nth}");
+    });
+    futures::stream::iter(runs).buffer_unordered(4).collect::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_sees_a_pin_that_comes_late() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO), ("RETENTION_CONCURRENCY", "1")]).await;
+    days(&rig, 1..=5).await;
+    let pin = |id: &str, more: Value| {
+        let mut pin = json!({"backup_id": id, "request_id": "restore-1", "purpose": "restore"});
+        pin.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        (format!("pins/{id}/restore-1.json"), pin.to_string())
+    };
+    // One from before, one unreadable, and one that comes while the tombstone is being written.
+    let (key, body) = pin(&day(1), json!({"expires": Timestamp::now() + SignedDuration::from_hours(1)}));
+    rig.put(&key, body).await;
+    rig.put(&format!("pins/{}/odd.json", day(3)), "not JSON").await;
+    let delay = FaultAction::Delay(Duration::from_millis(1_500));
+    rig.s3.store().faults().push(Fault { key_contains: Some(day(2)), ..Fault::next("PutObject", delay) });
+    let (late_key, late) = pin(&day(2), json!({"expires": null}));
+    let (fault, ()) = tokio::join!(rig.fails(json!({})), async {
+        crate::scene::until("the tombstone is on its way", || rig.s3.store().faults().pending() == 0).await;
+        rig.put(&late_key, late).await;
+    });
+    assert_eq!(fault.0, "retention-incomplete");
+    assert!(fault.1.contains("backup 20250102-020000") && fault.1.contains("pinned by restore-1"), "{}", fault.1);
+    assert_eq!(rig.dumps().len(), 5, "nothing was deleted");
+
+    // It is waited for until it is released; the other two stay.
+    let plan = rig.run(json!({})).await["plan"].clone();
+    assert!(plan["warnings"].to_string().contains("20250102-020000 is expired, and its data stays"), "{plan:#}");
+    let reasons: Vec<&Value> = plan["keep"].as_array().unwrap().iter().map(|kept| &kept["reasons"]).collect();
+    assert_eq!(reasons[0], &json!(["pinned by restore-1 (restore)"]));
+    assert!(reasons[1].to_string().contains("not readable"), "{plan:#}");
+    rig.put(&late_key, pin(&day(2), json!({"released": true})).1).await;
+    let receipt = rig.run(json!({})).await;
+    assert_eq!(
+        (ids(&receipt["plan"]["resume"]), &receipt["done"]["pins_removed"]),
+        (vec!["20250102-020000"], &json!(1))
+    );
+    assert_eq!(rig.dumps(), ["20250101", "20250103", "20250104", "20250105"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_deleted_is_listed_and_the_rest_goes() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO)]).await;
+    days(&rig, 1..=6).await;
+    for n in [2, 3] {
+        let denied = FaultAction::Status { status: 403, code: "AccessDenied".into() };
+        let fault = Fault {
+            key_contains: Some(format!("dumps/2025-01-{n:02}")),
+            times: u64::MAX,
+            ..Fault::next("DeleteObject", denied)
+        };
+        rig.s3.store().faults().push(fault);
+    }
+    let (code, message) = rig.fails(json!({})).await;
+    assert_eq!(code, "retention-incomplete");
+    for id in ["20250102-020000", "20250103-020000"] {
+        assert!(message.contains(&format!("backup {id}: DeleteObject on")), "{message}");
+    }
+    assert!(message.starts_with("2 failed, 2 expired"), "{message}");
+    assert_eq!(rig.dumps(), ["20250102", "20250103", "20250105", "20250106"]);
+    rig.s3.store().faults().clear();
+    assert_eq!(ids(&rig.run(json!({})).await["plan"]["resume"]).len(), 2);
+    assert_eq!(rig.dumps(), ["20250105", "20250106"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_is_deleted_by_hand_with_the_same_guards() {
+    let rig = Rig::start(&[]).await;
+    days(&rig, 1..=3).await;
+    let (oldest, middle, newest) = (day(1), day(2), day(3));
+    rig.put(
+        &format!("pins/{middle}/r.json"),
+        json!({"backup_id": middle, "request_id": "r", "purpose": "hold"}).to_string(),
+    )
+    .await;
+    let message =
+        json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Message": json!({"delete": oldest}).to_string()}}]});
+    for (request, expected) in [
+        (json!({"delete": newest}), "retention-last-verified"),
+        (json!({"delete": newest, "dry_run": true}), "retention-last-verified"),
+        (json!({"delete": newest, "force": oldest}), "request-malformed"),
+        (json!({"delete": middle, "force": middle}), "retention-pinned"),
+        (json!({"delete": "20240101-000000"}), "retention-backup-unknown"),
+        (json!({"delete": oldest, "bucket": "someone-elses"}), "request-unknown-fields"),
+        (message, "request-not-direct"),
+    ] {
+        assert_eq!(rig.fails(request.clone()).await.0, expected, "{request}");
+    }
+    assert_eq!(rig.dumps().len(), 3);
+    assert_eq!(rig.run(json!({"delete": oldest, "dry_run": true})).await["plan"]["expire"][0]["id"], json!(oldest));
+    assert_eq!(rig.dumps().len(), 3);
+    rig.run(json!({"delete": oldest})).await;
+    assert_eq!(rig.run(json!({"delete": oldest})).await["done"]["expired"], 0, "gone already");
+    rig.run(json!({"delete": newest, "force": newest})).await;
+    assert_eq!(rig.dumps(), ["20250102"]);
+    assert_eq!(rig.json(&manifest_key(&newest)).await["expired_artifacts"]["dump"]["expired"]["forced"], true);
+    rig.no_version_was_deleted();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_is_blocked_by_what_looks_wrong() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO)]).await;
+    days(&rig, 1..=4).await;
+    let mut shrunk = manifest(&day(5));
+    shrunk["tables"][0]["rows"] = json!(600);
+    rig.backup(&shrunk).await;
+    for n in 1..=3 {
+        let mut unverified = manifest(&format!("202501{n:02}-030000"));
+        unverified["source"]["database"] = json!("crm");
+        unverified["verified"] = Value::Null;
+        rig.backup(&unverified).await;
+    }
+    let outcome = rig.invoke(json!({})).await;
+    let plan = &outcome.payload["plan"];
+    assert_eq!((&outcome.payload["status"], &plan["expire"]), (&json!("blocked"), &json!([])));
+    let blocks: Vec<(&str, &str)> = plan["blocks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| (b["database"].as_str().unwrap(), b["reason"].as_str().unwrap()))
+        .collect();
+    assert_eq!(blocks, [("crm", "no_verified_backup"), ("shop", "anomaly")]);
+    assert!(plan["blocks"][1]["detail"].as_str().unwrap().ends_with("rows fell from 1000 to 600"));
+    let blocked = outcome.log.iter().filter(|line| line.contains("\"RetentionBlocked\":1")).count();
+    assert_eq!(blocked, 2, "one metric a database: {:#?}", outcome.log);
+    assert_eq!(rig.fails(json!({"delete": day(1)})).await.0, "retention-anomaly");
+
+    // The next night's backup does not make the anomaly forgotten; a person does, and once is enough.
+    let mut next = shrunk;
+    next["timestamp"] = json!(day(6));
+    next["artifacts"]["dump"]["key"] = json!(dump_key(&day(6)));
+    rig.backup(&next).await;
+    assert_eq!(rig.run(json!({})).await["done"]["expired"], 0);
+    assert_eq!(
+        rig.run(json!({"override_anomaly": true, "dry_run": true})).await["plan"]["expire"].as_array().unwrap().len(),
+        4
+    );
+    let overridden = rig.run(json!({"override_anomaly": true})).await;
+    assert_eq!(ids(&overridden["plan"]["expire"]), [day(1), day(2), day(3), day(4)]);
+    days(&rig, 7..=7).await;
+    assert_eq!(ids(&rig.run(json!({})).await["plan"]["expire"]), [day(5)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_does_not_understand_is_kept_and_reported() {
+    let policy = r#"{"rules":[{"databases":["shopp"],"keep_last":9},{"keep_last":1}]}"#;
+    let rig = Rig::start(&[("RETENTION_POLICY", policy)]).await;
+    days(&rig, 1..=9).await;
+    let victim = day(9);
+    type Change = fn(&mut Value);
+    let odd: [(usize, Change); 3] = [
+        (1, |m| m["manifest_version"] = json!(2)),
+        (2, |m| m["artifacts"]["dump"]["key"] = json!(dump_key(&day(9)))),
+        (3, |m| m["artifacts"]["dump"]["key"] = json!("files/upload.xlsx")),
+    ];
+    for (n, change) in odd {
+        let mut changed = manifest(&day(n));
+        change(&mut changed);
+        rig.put(&manifest_key(&day(n)), changed.to_string()).await;
+    }
+    rig.put(&manifest_key(&day(4)), &b"{\"manifest_version\":1,"[..]).await;
+    rig.put("postgres-exports/metadata/20250105-020000.json", manifest(&day(5)).to_string()).await;
+    rig.put("files/upload.xlsx", "somebody's").await;
+    let mut held = manifest(&day(6));
+    held["hold"] = json!(true);
+    rig.put(&manifest_key(&day(6)), held.to_string()).await;
+    let receipt = rig.run(json!({})).await;
+    assert_eq!(ids(&receipt["plan"]["expire"]), [day(5), day(7), day(8)]);
+    assert_eq!(rig.dumps(), ["20250101", "20250102", "20250103", "20250104", "20250106", "20250109"]);
+    assert!(rig.present().contains("files/upload.xlsx") && rig.present().contains(&dump_key(&victim)));
+    let warnings = receipt["plan"]["warnings"].to_string();
+    for expected in [
+        "20250101-020000.json is kept with all that is its: manifest version 2",
+        "backup 20250102-020000 is kept: the key of its dump",
+        "backup 20250103-020000 is kept: the key of its dump",
+        "20250104-020000.json is kept with all that is its: it is not a manifest",
+        "metadata/20250105-020000.json is kept with all that is its: it does not lie where a manifest lies",
+        "names the database \\\"shopp\\\", of which there is no backup",
+    ] {
+        assert!(warnings.contains(expected), "{expected}: {warnings}");
+    }
+    assert_eq!(receipt["plan"]["counts"]["unreadable"], 3);
+    assert_eq!(rig.fails(json!({"delete": day(1), "force": day(1)})).await.0, "manifest-unreadable");
+    assert_eq!(rig.fails(json!({"delete": day(2), "force": day(2)})).await.0, "retention-not-understood");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_behind_expires_nothing() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO)]).await;
+    days(&rig, 1..=5).await;
+    rig.backup(&manifest("29990101-020000")).await;
+    let receipt = rig.run(json!({})).await;
+    assert_eq!(
+        (&receipt["done"]["expired"], &receipt["plan"]["blocks"][0]["reason"]),
+        (&json!(0), &json!("clock_behind_newest"))
+    );
+    // By hand, the one that is misdated may go.
+    rig.run(json!({"delete": "29990101-020000", "force": "29990101-020000"})).await;
+    assert_eq!(rig.run(json!({})).await["done"]["expired"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_is_wrong_is_a_configuration_that_is_wrong() {
+    let rig = Rig::start(&[("RETENTION_POLICY", r#"{"rules":[{"keep_last":-1},{"keep_newest":3}]}"#)]).await;
+    days(&rig, 1..=3).await;
+    let (code, message) = rig.fails(json!({})).await;
+    assert_eq!(code, "configuration");
+    assert!(message.contains("keep_last: -1") && message.contains("unknown field \"keep_newest\""), "{message}");
+    assert_eq!(rig.dumps().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_retention_runs_do_not_meet() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO)]).await;
+    days(&rig, 1..=4).await;
+    let delay = FaultAction::Delay(Duration::from_secs(3));
+    rig.s3.store().faults().push(Fault { key_contains: Some("dumps/".into()), ..Fault::next("DeleteObject", delay) });
+    let (first, ()) = tokio::join!(rig.run(json!({})), async {
+        crate::scene::until("the first run deletes", || rig.s3.store().faults().pending() == 0).await;
+        let scheduled = rig.run(crate::scene::scheduled("2025-02-01T03:00:00Z")).await;
+        assert_eq!(scheduled["status"], "ignored");
+        assert_eq!(rig.fails(json!({"delete": day(1)})).await.0, "retention-lease-held");
+    });
+    assert_eq!(first["done"]["expired"], 2);
+}
+
+/// As if what lies there had been lying for three days.
+fn age(data: &Path) {
+    let versions = data.join("buckets").join(BUCKET).join("versions");
+    for file in std::fs::read_dir(versions).unwrap() {
+        let path = file.unwrap().path();
+        let mut version: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        version["last_modified"] = json!(Timestamp::now() - SignedDuration::from_hours(72));
+        std::fs::write(&path, version.to_string()).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leftovers_are_reported_first_and_swept_after() {
+    let data = tempfile::tempdir().unwrap();
+    let options = || S3Options { data_dir: Some(data.path().to_owned()), ..S3Options::default() };
+    let rig = Rig::on(options(), &[]).await;
+    days(&rig, 1..=2).await;
+    let folder = "postgres-exports/rds-exports/2025-01-03/export-20250103-020000/";
+    let orphans = [dump_key(&day(3)), dump_key(&day(4)), format!("{folder}a.parquet"), format!("{folder}t/b.parquet")];
+    for key in &orphans {
+        rig.put(key, "data").await;
+    }
+    rig.put("postgres-exports/dumps/readme.txt", "an operator's").await;
+    let lease = |expires: &str| {
+        json!({"state": "held", "backup_id": day(1), "event_key": "k", "request_id": "r", "since": "2025-01-01T02:00:00Z", "expires": expires}).to_string()
+    };
+    rig.put("runs/leases/production/dead.json", lease("2025-01-01T02:01:00Z")).await;
+    rig.put("runs/leases/production/shop.json", lease("2999-01-01T00:00:00Z")).await;
+    rig.put(
+        &format!("pins/{}/old.json", day(1)),
+        json!({"backup_id": day(1), "request_id": "old", "purpose": "restore", "expires": "2025-01-01T03:00:00Z"})
+            .to_string(),
+    )
+    .await;
+    let young = rig.run(json!({})).await;
+    assert_eq!(young["plan"]["sweep"]["orphans_reported"], json!([]), "younger than a day");
+    assert_eq!((&young["done"]["leases_removed"], &young["done"]["pins_removed"]), (&json!(1), &json!(1)));
+    rig.s3.stop().await;
+    age(data.path());
+
+    let rig = Rig::on(options(), &[]).await;
+    rig.put(&dump_key(&day(5)), "young").await;
+    let upload = rig.client().create_multipart_upload().bucket(BUCKET).key(dump_key(&day(6))).send().await.unwrap();
+    let dry = rig.run(json!({"dry_run": true})).await;
+    let first = rig.run(json!({})).await;
+    assert_eq!(dry["plan"], first["plan"]);
+    let reported: Vec<&str> = first["plan"]["sweep"]["orphans_reported"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| o["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(reported, [orphans[0].as_str(), &orphans[1], folder]);
+    assert_eq!(first["plan"]["sweep"]["unknown_objects"], json!(["postgres-exports/dumps/readme.txt"]));
+    assert!(orphans.iter().all(|key| rig.present().contains(key)));
+
+    // One turns out to have a manifest after all.
+    rig.put(&manifest_key(&day(4)), manifest(&day(4)).to_string()).await;
+    let second = rig.run(json!({})).await;
+    assert_eq!(second["done"]["orphans_removed"], 2);
+    let left = rig.present();
+    assert!(
+        left.contains(&orphans[1])
+            && left.contains(&dump_key(&day(5)))
+            && left.contains("postgres-exports/dumps/readme.txt")
+    );
+    assert!(!left.contains(&orphans[0]) && !left.iter().any(|key| key.starts_with(folder)));
+    assert!(left.contains("runs/leases/production/shop.json") && !left.contains("runs/leases/production/dead.json"));
+    assert_eq!(rig.s3.store().pending_uploads(BUCKET).len(), 1, "young: {:?}", upload.upload_id);
+    rig.no_version_was_deleted();
+}
+
+/// A real backup outlives retention, and restores.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_retention_keeps_restores() {
+    let bed = Bed::start(16).await;
+    crate::scene::small_database(&bed, "shop").await;
+    bed.register_export("shop", &[]);
+    for night in 0..4 {
+        bed.export(crate::scene::night(night)).await;
+    }
+    bed.store().add_key(KEY.0, KEY.1, Some(rights()));
+    bed.lambda
+        .register(spec(&bed.s3, &[("ENVIRONMENT", "test"), ("RETENTION_POLICY", r#"{"rules":[{"keep_last":1}]}"#)]));
+    let outcome = bed.lambda.invoke(RETENTION, json!({})).await.unwrap();
+    assert!(!outcome.is_error(), "{:#}", outcome.payload);
+    assert_eq!(outcome.payload["done"]["expired"], 3);
+    let mut manifests = crate::scene::listed(&bed).await;
+    manifests.dedup_by_key(|manifest| manifest.timestamp);
+    let complete: Vec<_> = manifests.iter().filter(|m| !m.artifacts.is_empty()).collect();
+    assert_eq!((manifests.len(), complete.len()), (4, 1), "tombstones are manifests that every reader reads");
+    crate::scene::proved(&bed, complete[0]).await;
+}
+
+/// `HOLDFAST_MANIFESTS` says how many; the time they take is printed.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_manifests_are_planned_from_the_bucket_alone() {
+    let count: usize = std::env::var("HOLDFAST_MANIFESTS").ok().map_or(1_500, |text| text.parse().unwrap());
+    let rig = Rig::start(&[]).await;
+    let client = rig.client();
+    let newest: Timestamp = "2025-06-01T00:00:00Z".parse().unwrap();
+    let table = manifest(&day(1))["tables"][0].clone();
+    let puts = (0..count).map(|n| {
+        let at = newest - SignedDuration::from_mins(n as i64 * 17);
+        let id = holdfast_shared::domain::BackupId::from_timestamp(at).to_string();
+        let mut manifest = manifest(&id);
+        // A few kilobytes, as of a small database.
+        let tables = (0..24).map(|t| {
+            let mut table = table.clone();
+            table["name"] = json!(format!("table_{t}"));
+            table
+        });
+        manifest["tables"] = tables.collect();
+        let put =
+            client.put_object().bucket(BUCKET).key(manifest_key(&id)).body(manifest.to_string().into_bytes().into());
+        async move { put.send().await.unwrap() }
+    });
+    futures::stream::iter(puts).buffer_unordered(16).for_each(|_| async {}).await;
+    rig.s3.store().clear_requests();
+    let began = Instant::now();
+    let outcome = rig.invoke(json!({"dry_run": true})).await;
+    let elapsed = began.elapsed();
+    let plan = &outcome.payload["plan"];
+    assert_eq!(
+        (&plan["counts"]["keep"], &plan["counts"]["expire"]),
+        (&json!(30), &json!(count - 30)),
+        "{:#}",
+        plan["counts"]
+    );
+    let requests = rig.s3.store().requests().len();
+    assert!(requests < count + count / 500 + 40, "{requests} requests for {count} manifests");
+    let rss = outcome.max_rss_kb / 1024;
+    println!(
+        "{count} manifests: {elapsed:.1?}, {requests} requests, {rss} MB; {}",
+        outcome.payload["durations_seconds"]
+    );
+}
