@@ -33,7 +33,8 @@ fn codes_in(source: &str) -> impl Iterator<Item = &str> {
         let literal = source[at + 1..].split('"').next()?;
         let kebab = literal.contains('-')
             && literal.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-            && literal.starts_with(|c: char| c.is_ascii_lowercase());
+            && literal.starts_with(|c: char| c.is_ascii_lowercase())
+            && !literal.ends_with('-');
         (matches!(before, '(' | '>') && kebab).then_some(literal)
     })
 }

@@ -556,7 +556,7 @@ fn check(given: &mut Given, other_environment: &Environment, number: u64) -> Res
         verified.iter().all(|(place, record)| now_newest.get(place).is_some_and(|r| r.artifacts == record.artifacts))
     };
     require(intact(&after), "promise 2: the newest verified backup is not what it was")?;
-    let killed = killed_midway(given, &first, (first.expire.len() + 1) / 2);
+    let killed = killed_midway(given, &first, first.expire.len().div_ceil(2));
     given.records = killed;
     let resumed = given.plan();
     let resumed_after = carried_out(given, &resumed);
