@@ -112,8 +112,9 @@ impl Function {
     }
 
     async fn run(&self, request: Request, invocation: &Invocation) -> Result<Value, Fault> {
-        let now = Timestamp::now();
         let observed = Box::pin(observe(&self.config, &self.store)).await?;
+        // After the listing: a backup that was made meanwhile is not of the future.
+        let now = Timestamp::now();
         let (pins, acknowledged) = (observed.pins(), observed.last.state.acknowledged());
         let circumstances = Circumstances {
             environments: &self.config.environments,

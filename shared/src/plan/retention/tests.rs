@@ -216,6 +216,15 @@ fn exports_that_cannot_be_restored_neither_protect_nor_block() {
 }
 
 #[test]
+fn the_newest_dump_stays_also_where_something_newer_is_verified() {
+    let mut records: Vec<Record> = (1..=4).map(day).collect();
+    records[2].artifacts[0].kind = ArtifactKind::Sql;
+    records[3].artifacts[0].kind = ArtifactKind::Sql;
+    let policy = r#"{"rules":[{"keep_within_days":1}]}"#;
+    assert_eq!(expired(&Given::new(policy, records).plan()), ["01", "03"]);
+}
+
+#[test]
 fn an_anomaly_blocks_until_it_is_acknowledged() {
     let mut given = Given::new(LAST_TWO, (1..=6).map(day).collect());
     given.records[4].measure.rows = 60;
