@@ -18,7 +18,8 @@ use tracing::Instrument;
 
 use crate::assembly::Assembly;
 use crate::observe::{Observed, name_blockers};
-use crate::worker::{LockTimeouts, Role, Work, deferred, work};
+use crate::queue::{LockTimeouts, Work, deferred};
+use crate::worker::{Role, work};
 
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// A helper does not wait long for a lock: the holder has it already.

@@ -8,12 +8,13 @@ use holdfast_shared::config::ExportConfig;
 use holdfast_shared::domain::manifest::Selection;
 use holdfast_shared::domain::{QualifiedName, TablePattern};
 use holdfast_shared::fault::{Fault, chain};
-use holdfast_shared::plan::export::{DataEntry, Extent};
+use holdfast_shared::plan::export::DataEntry;
 use holdfast_shared::postgres::catalog::{self, Blocker, RelationFacts, ServerFacts};
 use holdfast_shared::postgres::connect::{ConnectError, Connector, Session};
 use holdfast_shared::postgres::pg_dump::{PgDump, PgDumpError};
 use holdfast_shared::postgres::session::{Client, LOCK_NOT_AVAILABLE, QueryError, query_fault, session_settings};
 
+use crate::large_objects::large_object_source;
 use crate::read::{Source, table_source};
 
 /// From this version on a range of ctids is read without scanning the table.
@@ -353,30 +354,6 @@ async fn data_sources(
         sources.push(source);
     }
     Ok((entries, sources))
-}
-
-/// The oids of a BLOBS entry: those of the BLOB METADATA it depends on (17 on), or of all BLOB entries.
-fn large_object_source(toc: &Toc, entry: &Entry, (count, bytes): (u64, u64)) -> Result<(Extent, Source), Fault> {
-    let dependencies: Vec<i32> =
-        entry.dependencies.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect();
-    let grouped = toc.entries.iter().filter(|e| e.desc() == b"BLOB METADATA" && dependencies.contains(&e.dump_id));
-    let mut oids = Vec::new();
-    for metadata in grouped {
-        oids.extend(oid_list(metadata.defn.as_deref().unwrap_or_default()));
-    }
-    if oids.is_empty() {
-        oids = toc.entries.iter().filter(|e| e.desc() == b"BLOB").filter_map(Entry::oid).collect();
-    }
-    if oids.is_empty() {
-        return Err(Fault::new("archive-entry-unknown", "the large objects of the archive are not listed as expected"));
-    }
-    let share = bytes * oids.len() as u64 / count.max(1);
-    Ok((Extent::LargeObjects { count: oids.len() as u64, bytes: share }, Source::LargeObjects { oids }))
-}
-
-/// One oid a line.
-fn oid_list(defn: &[u8]) -> impl Iterator<Item = u32> {
-    defn.split(|&byte| byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok()?.trim().parse().ok())
 }
 
 /// With chosen tables `pg_dump` leaves out the schemas they lie in, and the archive could not be restored into an

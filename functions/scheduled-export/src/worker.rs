@@ -1,160 +1,22 @@
 //! One COPY stream: takes pieces from the plan, reads them on the shared snapshot, hands rows to a writer.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use holdfast_shared::archive::codec::Compression;
 use holdfast_shared::domain::TableDigest;
 use holdfast_shared::domain::fingerprint::RowHasher;
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::export::{Content, ExportPlan, Piece};
+use holdfast_shared::plan::export::{Content, Piece};
 use holdfast_shared::postgres::copy::{CopyError, Item, RawSession};
 use holdfast_shared::postgres::session::{LOCK_NOT_AVAILABLE, copy_fault};
-use tokio::sync::mpsc;
 
-use crate::assembly::Assembly;
+use crate::large_objects::copy_large_objects;
+use crate::queue::{Deferred, DeferredJobs, Job, LockTimeouts, Task, Work};
 use crate::read::{Source, TableSource};
-use crate::writer::{Block, BlockKind, Writer};
-
-/// Large objects that one query asks for the beginnings of.
-const OBJECT_BATCH: usize = 100;
-/// What one call of `lo_get` returns at most; a row of a COPY.
-const OBJECT_SLICE_BYTES: usize = 256 * 1024;
-
-/// What all workers read from.
-pub struct Work {
-    pub plan: ExportPlan,
-    pub sources: Vec<Source>,
-    /// Dump id of each entry.
-    pub dump_ids: Vec<i32>,
-    pub compression: Compression,
-    pub assembly: Assembly,
-    pub lock_timeouts: LockTimeouts,
-    queue: Mutex<Queue>,
-    started: Instant,
-    /// Microseconds from the invocation to the first row; 0: none yet.
-    first_row: AtomicU64,
-}
-
-#[derive(Default)]
-struct Queue {
-    /// Units that have pieces left, in processing order, and the next piece of each.
-    open: VecDeque<(usize, usize)>,
-}
-
-/// One thing to do.
-struct Job {
-    unit: usize,
-    task: Task,
-}
-
-enum Task {
-    Piece(usize),
-    /// A bundle from its `from`-th entry on, with what an earlier worker has written of it.
-    Bundle {
-        from: usize,
-        writer: Option<Box<Writer>>,
-    },
-}
+use crate::writer::Writer;
 
 /// What a worker learned of each entry.
 pub type Digests = Vec<TableDigest>;
-
-impl Work {
-    pub fn new(
-        plan: ExportPlan,
-        sources: Vec<Source>,
-        dump_ids: Vec<i32>,
-        compression: Compression,
-        assembly: Assembly,
-        lock_timeouts: LockTimeouts,
-        started: Instant,
-    ) -> Self {
-        let open = plan.order.iter().map(|&unit| (unit, 0)).collect();
-        let queue = Mutex::new(Queue { open });
-        Self {
-            plan,
-            sources,
-            dump_ids,
-            compression,
-            assembly,
-            lock_timeouts,
-            queue,
-            started,
-            first_row: AtomicU64::new(0),
-        }
-    }
-
-    /// Seconds from the invocation to the first row.
-    pub fn seconds_to_first_row(&self) -> f64 {
-        self.first_row.load(Ordering::Relaxed) as f64 / 1e6
-    }
-
-    fn note_first_row(&self) {
-        if self.first_row.load(Ordering::Relaxed) == 0 {
-            let micros = self.started.elapsed().as_micros() as u64;
-            let _ = self.first_row.compare_exchange(0, micros.max(1), Ordering::Relaxed, Ordering::Relaxed);
-        }
-    }
-
-    /// The next piece, of the unit the worker is in if that has any left.
-    fn take(&self, current: Option<usize>) -> Option<Job> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = current.and_then(|unit| queue.open.iter().position(|(open, _)| *open == unit)).unwrap_or(0);
-        let (unit, piece) = queue.open.get_mut(at)?;
-        let (unit, index) = (*unit, {
-            *piece += 1;
-            *piece - 1
-        });
-        let content = &self.plan.units[unit].content;
-        if index + 1 >= content.pieces() {
-            queue.open.remove(at);
-        }
-        let task = match content {
-            Content::Bundle(_) => Task::Bundle { from: 0, writer: None },
-            Content::Split { .. } => Task::Piece(index),
-        };
-        Some(Job { unit, task })
-    }
-
-    fn block(&self, entry: usize) -> Block {
-        let kind = match self.sources[entry] {
-            Source::Table(_) => BlockKind::Table,
-            Source::LargeObjects { .. } => BlockKind::LargeObjects,
-        };
-        Block { entry, dump_id: self.dump_ids[entry], kind }
-    }
-
-    fn name(&self, entry: usize) -> String {
-        match &self.sources[entry] {
-            Source::Table(table) => table.name.to_string(),
-            Source::LargeObjects { .. } => "large objects".to_owned(),
-        }
-    }
-}
-
-/// Jobs that met a lock: only the session that holds the snapshot, and with it a lock on every table, can do them
-/// without waiting behind a session that waits for exactly that lock.
-pub struct Deferred {
-    sender: mpsc::UnboundedSender<Job>,
-}
-
-pub fn deferred() -> (Deferred, DeferredJobs) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    (Deferred { sender }, DeferredJobs { receiver })
-}
-
-impl Clone for Deferred {
-    fn clone(&self) -> Self {
-        Self { sender: self.sender.clone() }
-    }
-}
-
-pub struct DeferredJobs {
-    receiver: mpsc::UnboundedReceiver<Job>,
-}
 
 /// Where a worker's locks stand.
 pub enum Role {
@@ -167,14 +29,6 @@ pub enum Role {
 struct Reader {
     session: RawSession,
     brief_lock: Option<LockTimeouts>,
-}
-
-/// A helper does not wait long for a table that the holder has locked already; once it has the lock, it waits for
-/// indexes and what is stored out of line as long as anyone.
-#[derive(Debug, Clone, Copy)]
-pub struct LockTimeouts {
-    pub table: Duration,
-    pub beyond: Duration,
 }
 
 /// Works until nothing is left. Returns the digests of what it read, by entry.
@@ -400,89 +254,5 @@ async fn copy_rows(
         if !copy.fill().await.map_err(failed(digest.rows - before.rows))? {
             return copy.check_rows().map_err(failed(digest.rows - before.rows));
         }
-    }
-}
-
-/// Reads large objects in batches: the beginnings of many in one query, and what is longer slice by slice.
-async fn copy_large_objects(
-    work: &Work,
-    session: &mut RawSession,
-    oids: &[u32],
-    writer: &mut Writer,
-    digest: &mut TableDigest,
-) -> Result<(), Fault> {
-    for batch in oids.chunks(OBJECT_BATCH) {
-        let list = batch.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        let sql = format!(
-            "COPY (SELECT pg_catalog.lo_get(o, 0, {OBJECT_SLICE_BYTES})
-                     FROM pg_catalog.unnest('{{{list}}}'::pg_catalog.oid[]) WITH ORDINALITY AS u(o, n) ORDER BY n)
-             TO STDOUT (FORMAT binary)"
-        );
-        let beginnings = binary_values(session, &sql).await.map_err(|error| copy_fault(&error, "large objects"))?;
-        if beginnings.len() != batch.len() {
-            return Err(Fault::new("large-objects-unreadable", "not every large object was returned"));
-        }
-        work.note_first_row();
-        for (&oid, beginning) in batch.iter().zip(beginnings) {
-            let mut hasher = RowHasher::default();
-            let mut size = 0;
-            writer.begin_large_object(oid);
-            let mut slice = beginning;
-            loop {
-                writer.large_object_data(&slice)?;
-                hasher.update(&slice);
-                size += slice.len() as u64;
-                work.assembly.progress.text_bytes.fetch_add(slice.len() as u64, Ordering::Relaxed);
-                if writer.wants_cut(true) {
-                    writer.cut(&work.assembly, true).await?;
-                }
-                if slice.len() < OBJECT_SLICE_BYTES {
-                    break;
-                }
-                let sql = format!(
-                    "COPY (SELECT pg_catalog.lo_get({oid}::pg_catalog.oid, {size}, {OBJECT_SLICE_BYTES})) TO STDOUT (FORMAT binary)"
-                );
-                let next = binary_values(session, &sql).await.map_err(|error| copy_fault(&error, "large objects"))?;
-                slice = next.into_iter().next().unwrap_or_default();
-            }
-            writer.end_large_object()?;
-            let row = format!("{oid}\t{:032x}", hasher.digest());
-            digest.add_row(row.as_bytes());
-            digest.bytes = digest.bytes + size - (row.len() as u64 + 1);
-            if writer.wants_cut(false) {
-                writer.cut(&work.assembly, false).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The one `bytea` of each row of a COPY in binary format (PostgreSQL documentation, "COPY", "Binary Format").
-async fn binary_values(session: &mut RawSession, sql: &str) -> Result<Vec<Vec<u8>>, CopyError> {
-    const HEADER_BYTES: usize = 19;
-    const MALFORMED: CopyError = CopyError::Protocol { what: "binary COPY data that is not as documented" };
-    let mut copy = session.copy_out(sql).await?;
-    let mut data = Vec::new();
-    loop {
-        while let Some(item) = copy.next_item()? {
-            match item {
-                Item::Row(bytes) | Item::Fragment { bytes, .. } => data.extend_from_slice(bytes),
-            }
-        }
-        if !copy.fill().await? {
-            break;
-        }
-    }
-    let mut rest = data.get(HEADER_BYTES..).ok_or(MALFORMED)?;
-    let mut values = Vec::new();
-    loop {
-        let (fields, tail) = rest.split_first_chunk::<2>().ok_or(MALFORMED)?;
-        if i16::from_be_bytes(*fields) == -1 {
-            return Ok(values);
-        }
-        let (len, tail) = tail.split_first_chunk::<4>().ok_or(MALFORMED)?;
-        let len = usize::try_from(i32::from_be_bytes(*len)).unwrap_or(0);
-        values.push(tail.get(..len).ok_or(MALFORMED)?.to_vec());
-        rest = &tail[len..];
     }
 }
