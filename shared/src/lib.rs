@@ -8,6 +8,7 @@ pub mod fault;
 pub mod notify;
 pub mod plan;
 pub mod postgres;
+pub mod runtime;
 pub mod secret;
 pub mod store;
 pub mod telemetry;

@@ -15,30 +15,14 @@ use holdfast_shared::config::{RetentionConfig, log_level};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::notify::Notifier;
 use holdfast_shared::store::Store;
-use holdfast_shared::telemetry;
-use lambda_runtime::{LambdaEvent, service_fn};
-use serde_json::Value;
+use holdfast_shared::{runtime, telemetry};
 
 use crate::handler::Function;
 
 #[tokio::main]
 async fn main() -> Result<(), lambda_runtime::Error> {
     telemetry::init(env!("CARGO_CRATE_NAME"), log_level());
-    // A bad configuration is told by each invocation, as an error with a code, not by a function that never starts.
-    let function = Arc::new(wire().await);
-    lambda_runtime::run(service_fn(move |event: LambdaEvent<Value>| {
-        let function = Arc::clone(&function);
-        async move {
-            match function.as_ref() {
-                Ok(function) => function.handle(event).await,
-                Err(fault) => {
-                    tracing::error!(code = fault.code, error = %fault, "the function is not configured");
-                    Err(fault.clone())
-                }
-            }
-        }
-    }))
-    .await
+    runtime::serve(wire().await, async |function: Arc<Function>, event| function.handle(event).await).await
 }
 
 async fn wire() -> Result<Function, Fault> {
