@@ -6,6 +6,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::fault::Fault;
+
 /// What asks a function to act.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trigger {
@@ -56,6 +58,20 @@ pub enum EventError {
     TooDeep { limit: usize },
     #[error("records from {source_name:?} are not understood")]
     UnknownRecords { source_name: String },
+}
+
+impl From<EventError> for Fault {
+    fn from(error: EventError) -> Self {
+        let code = match error {
+            EventError::NotAnObject => "event-not-an-object",
+            EventError::Incomplete { .. } => "event-incomplete",
+            EventError::Unreadable { .. } => "event-unreadable",
+            EventError::Batch { .. } => "event-batch",
+            EventError::TooDeep { .. } => "event-too-deep",
+            EventError::UnknownRecords { .. } => "event-unknown-records",
+        };
+        Self::from_error(code, &error)
+    }
 }
 
 /// SQS may carry SNS, which carries an EventBridge event.

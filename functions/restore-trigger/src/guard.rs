@@ -17,7 +17,6 @@ use holdfast_shared::postgres::credentials;
 use holdfast_shared::postgres::session::query_fault;
 use holdfast_shared::secret::Secret;
 use holdfast_shared::store::Store;
-use holdfast_shared::store::lease::{Lease, LeaseError, RENEWAL_INTERVAL};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -279,25 +278,6 @@ pub fn refused(refusals: &[Refusal]) -> Fault {
         fault.message.push_str(&format!("; also {}: {other}", other.code()));
     }
     fault
-}
-
-/// Renews the lease on the target until it is lost; ends with the reason.
-pub async fn keep(lease: &mut Lease, store: &Store) -> Fault {
-    let mut interval = tokio::time::interval(RENEWAL_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    interval.tick().await;
-    loop {
-        interval.tick().await;
-        match tokio::time::timeout(RENEWAL_INTERVAL, lease.renew(store)).await {
-            Ok(Ok(())) => {}
-            // A store that fails for a moment loses no lease.
-            Ok(Err(LeaseError::Store(_))) | Err(_) if lease.remaining() > RENEWAL_INTERVAL => {
-                tracing::warn!("the lease was not renewed, and is tried again");
-            }
-            Ok(Err(error)) => return error.into(),
-            Err(_) => return Fault::new("lease-lost", "the lease could not be renewed in time"),
-        }
-    }
 }
 
 #[cfg(test)]

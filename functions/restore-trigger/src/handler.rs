@@ -20,7 +20,7 @@ use tracing::field::{Empty, display};
 
 use crate::audit::{self, Audit, Opened, Problem, Record, RecordState};
 use crate::carry_out::{Context, Ended, carry_out};
-use crate::guard::{Guard, keep, refused, restore_of};
+use crate::guard::{Guard, refused, restore_of};
 use crate::pins::{self, HeldPin};
 use crate::preview::preview;
 use crate::request::{Asked, RestoreRequest, understand};
@@ -302,7 +302,7 @@ impl Function {
                 };
                 tokio::select! {
                     result = Box::pin(carry_out(context, clearance)) => result,
-                    fault = keep(lease, &self.store) => Err(fault),
+                    fault = lease.keep(&self.store) => Err(fault),
                     () = tokio::time::sleep_until(invocation.give_up_at.into()) => {
                         Err(deadline_fault("and what it had begun is not in use"))
                     }

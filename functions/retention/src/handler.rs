@@ -17,7 +17,6 @@ use serde_json::{Value, json};
 use tracing::Instrument;
 
 use crate::carry_out::{Executor, Outcome};
-use crate::keeper::keep;
 use crate::observe::{Observed, observe};
 use crate::receipt::{done_json, durations_json, expiry_json, plan_json};
 use crate::request::{Deletion, Request, understand};
@@ -87,7 +86,7 @@ impl Function {
         };
         let result = tokio::select! {
             result = self.within_deadline(self.run(request, invocation), invocation) => result,
-            fault = keep(&mut lease, &self.store) => Err(fault),
+            fault = lease.keep(&self.store) => Err(fault),
         };
         let released = tokio::time::timeout(RELEASE_LIMIT, lease.release(&self.store)).await;
         if !matches!(released, Ok(Ok(()))) {

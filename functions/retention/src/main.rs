@@ -2,7 +2,6 @@
 
 mod carry_out;
 mod handler;
-mod keeper;
 mod observe;
 mod receipt;
 mod request;

@@ -1,7 +1,7 @@
 //! What one invocation is asked to do. Chosen backups are deleted by a direct request only.
 
 use holdfast_shared::domain::BackupId;
-use holdfast_shared::event::{EventError, Trigger, parse};
+use holdfast_shared::event::{Trigger, parse};
 use holdfast_shared::fault::Fault;
 use serde::Deserialize;
 use serde_json::Value;
@@ -36,7 +36,7 @@ struct Direct {
 const DIRECT_FIELDS: [&str; 4] = ["dry_run", "override_anomaly", "delete", "force"];
 
 pub fn understand(event: &Value) -> Result<Request, Fault> {
-    match parse(event).map_err(|error| event_fault(&error))? {
+    match parse(event)? {
         Trigger::Schedule { .. } => {
             Ok(Request { scheduled: true, dry_run: false, override_anomaly: false, delete: None })
         }
@@ -55,18 +55,6 @@ pub fn understand(event: &Value) -> Result<Request, Fault> {
 fn not_for_us(what: &str) -> Fault {
     Fault::new("event-not-for-this-function", format!("retention does not act on {what}"))
         .hint("docs/events.md lists the events each function acts on")
-}
-
-fn event_fault(error: &EventError) -> Fault {
-    let code = match error {
-        EventError::NotAnObject => "event-not-an-object",
-        EventError::Incomplete { .. } => "event-incomplete",
-        EventError::Unreadable { .. } => "event-unreadable",
-        EventError::Batch { .. } => "event-batch",
-        EventError::TooDeep { .. } => "event-too-deep",
-        EventError::UnknownRecords { .. } => "event-unknown-records",
-    };
-    Fault::from_error(code, error)
 }
 
 fn direct(fields: serde_json::Map<String, Value>) -> Result<Request, Fault> {

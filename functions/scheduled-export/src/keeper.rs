@@ -1,8 +1,8 @@
 //! Keeps the run's lease while the run works, and writes down in it what a successor would have to abort.
 
-use holdfast_shared::fault::{Fault, chain};
+use holdfast_shared::fault::Fault;
 use holdfast_shared::store::Store;
-use holdfast_shared::store::lease::{Lease, LeaseError, RENEWAL_INTERVAL, UploadRecord};
+use holdfast_shared::store::lease::{Lease, UploadRecord, renewals};
 use tokio::sync::{mpsc, oneshot};
 
 /// Asks for one write of the lease.
@@ -35,24 +35,15 @@ impl Ledger {
     }
 }
 
-/// Renews the lease until it is lost; ends with the reason. A store that fails for a moment loses no lease.
+/// Renews the lease until it is lost; ends with the reason.
 pub async fn keep(lease: &mut Lease, store: &Store, entries: &mut Entries) -> Fault {
-    let mut interval = tokio::time::interval(RENEWAL_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    interval.tick().await;
+    let mut interval = renewals().await;
     loop {
         tokio::select! {
             _ = interval.tick() => {
-                let problem = match tokio::time::timeout(RENEWAL_INTERVAL, lease.renew(store)).await {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(LeaseError::Store(error))) if lease.remaining() > RENEWAL_INTERVAL => chain(&error),
-                    Ok(Err(error)) => return error.into(),
-                    Err(_) if lease.remaining() > RENEWAL_INTERVAL => {
-                        format!("no answer within {} s", RENEWAL_INTERVAL.as_secs())
-                    }
-                    Err(_) => return Fault::new("lease-lost", "the lease could not be renewed in time"),
-                };
-                tracing::warn!(error = problem, "the lease was not renewed, and is tried again");
+                if let Err(fault) = lease.keep_once(store).await {
+                    return fault;
+                }
             }
             Some(entry) = entries.0.recv() => {
                 match lease.set_upload(store, entry.upload).await {

@@ -2,7 +2,7 @@
 
 use holdfast_shared::domain::manifest::Selection;
 use holdfast_shared::domain::{BackupId, Environment, TablePattern};
-use holdfast_shared::event::{Alarm, AlarmState, EventError, Trigger, parse};
+use holdfast_shared::event::{Alarm, AlarmState, Trigger, parse};
 use holdfast_shared::fault::Fault;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -61,7 +61,7 @@ const DIRECT_FIELDS: [&str; 7] =
 
 /// Understands an event. `configured` is the selection that the request narrows.
 pub fn understand(event: &Value, request_id: &str, now: Timestamp, configured: &Selection) -> Result<Request, Fault> {
-    let trigger = parse(event).map_err(|error| event_fault(&error))?;
+    let trigger = parse(event)?;
     match trigger {
         Trigger::Schedule { arn, scheduled_time, purpose } => Ok(Request::Export(ExportRequest {
             event_key: format!("schedule:{arn}:{scheduled_time}"),
@@ -80,18 +80,6 @@ pub fn understand(event: &Value, request_id: &str, now: Timestamp, configured: &
         )
         .hint("docs/events.md lists the events each function acts on")),
     }
-}
-
-fn event_fault(error: &EventError) -> Fault {
-    let code = match error {
-        EventError::NotAnObject => "event-not-an-object",
-        EventError::Incomplete { .. } => "event-incomplete",
-        EventError::Unreadable { .. } => "event-unreadable",
-        EventError::Batch { .. } => "event-batch",
-        EventError::TooDeep { .. } => "event-too-deep",
-        EventError::UnknownRecords { .. } => "event-unknown-records",
-    };
-    Fault::from_error(code, error)
 }
 
 fn follow_up(alarm: &Alarm, now: Timestamp, configured: &Selection) -> Result<Request, Fault> {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{BackupId, ObjectKey};
-use crate::fault::Fault;
+use crate::fault::{Fault, chain};
 use crate::store::client::Condition;
 use crate::store::{PutOutcome, Store, StoreError};
 
@@ -190,6 +190,44 @@ impl Lease {
         }
         Err(LeaseError::Lost { key: self.key.to_string() })
     }
+
+    /// One renewal of a lease that is being kept. A store that fails for a moment loses no lease: it is renewed
+    /// at the next interval.
+    ///
+    /// # Errors
+    /// The reason for which the run has to stop.
+    pub async fn keep_once(&mut self, store: &Store) -> Result<(), Fault> {
+        let problem = match tokio::time::timeout(RENEWAL_INTERVAL, self.renew(store)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(LeaseError::Store(error))) if self.remaining() > RENEWAL_INTERVAL => chain(&error),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_) if self.remaining() > RENEWAL_INTERVAL => {
+                format!("no answer within {} s", RENEWAL_INTERVAL.as_secs())
+            }
+            Err(_) => return Err(Fault::new("lease-lost", "the lease could not be renewed in time")),
+        };
+        tracing::warn!(error = problem, "the lease was not renewed, and is tried again");
+        Ok(())
+    }
+
+    /// Renews the lease until it is lost; ends with the reason.
+    pub async fn keep(&mut self, store: &Store) -> Fault {
+        let mut interval = renewals().await;
+        loop {
+            interval.tick().await;
+            if let Err(fault) = self.keep_once(store).await {
+                return fault;
+            }
+        }
+    }
+}
+
+/// Ticks when a lease is due to be renewed; the first time one interval from now.
+pub async fn renewals() -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(RENEWAL_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    interval.tick().await;
+    interval
 }
 
 impl From<LeaseError> for Fault {
