@@ -112,17 +112,7 @@ impl Bed {
     }
 
     pub async fn client(&self) -> aws_sdk_s3::Client {
-        let options = S3Options::default();
-        let credentials =
-            aws_sdk_s3::config::Credentials::new(options.access_key, options.secret_key, None, None, "tests");
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version_latest()
-            .endpoint_url(self.s3.endpoint())
-            .region(aws_sdk_s3::config::Region::new(options.region))
-            .credentials_provider(credentials)
-            .force_path_style(true)
-            .build();
-        aws_sdk_s3::Client::from_conf(config)
+        s3_client(&self.s3)
     }
 
     pub async fn get(&self, key: &str) -> Vec<u8> {
@@ -166,6 +156,20 @@ impl Bed {
     pub async fn contents(&self, database: &str) -> BTreeMap<String, String> {
         contents(&self.cluster.connect(database).await.unwrap()).await
     }
+}
+
+/// A client with every right on the server.
+pub fn s3_client(server: &S3Server) -> aws_sdk_s3::Client {
+    let options = S3Options::default();
+    let credentials = aws_sdk_s3::config::Credentials::new(options.access_key, options.secret_key, None, None, "tests");
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version_latest()
+        .endpoint_url(server.endpoint())
+        .region(aws_sdk_s3::config::Region::new(options.region))
+        .credentials_provider(credentials)
+        .force_path_style(true)
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
 }
 
 /// Runs a program and expects success; its output.

@@ -63,17 +63,7 @@ impl Rig {
     }
 
     fn client(&self) -> aws_sdk_s3::Client {
-        let options = S3Options::default();
-        let credentials =
-            aws_sdk_s3::config::Credentials::new(options.access_key, options.secret_key, None, None, "tests");
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version_latest()
-            .endpoint_url(self.s3.endpoint())
-            .region(aws_sdk_s3::config::Region::new(options.region))
-            .credentials_provider(credentials)
-            .force_path_style(true)
-            .build();
-        aws_sdk_s3::Client::from_conf(config)
+        crate::bed::s3_client(&self.s3)
     }
 
     async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
