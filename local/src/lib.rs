@@ -1,4 +1,4 @@
-//! The local stack: an S3 server, AWS Lambda's interfaces and PostgreSQL, for the demo and for the tests.
+//! The local stack: an S3 server, AWS Lambda's interfaces, Secrets Manager and PostgreSQL, for the demo and for the tests.
 
 pub mod lambda;
 mod orphans;
@@ -6,4 +6,5 @@ pub mod postgres;
 pub mod proxy;
 pub mod s3;
 pub mod sample;
+pub mod secrets;
 pub mod stack;

@@ -1,15 +1,12 @@
 //! Ways to connect, and what each failure to is called.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use axum::Json;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
 use holdfast_local::postgres::{Cluster, ClusterOptions, Installation};
 use holdfast_local::proxy::{Proxy, ProxyOptions};
+use holdfast_local::secrets::SecretsServer;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -235,30 +232,6 @@ async fn tls() {
     assert_eq!(bed.manifests().len(), listed);
 }
 
-/// Answers `GetSecretValue` for the names it knows.
-async fn secrets_manager(secrets: Vec<(String, String)>) -> SocketAddr {
-    let secrets = Arc::new(secrets);
-    let answer = move |headers: HeaderMap, body: String| {
-        let secrets = Arc::clone(&secrets);
-        async move {
-            assert_eq!(headers["x-amz-target"], "secretsmanager.GetSecretValue");
-            let request: Value = serde_json::from_str(&body).unwrap();
-            let found = secrets.iter().find(|(arn, _)| request["SecretId"] == **arn);
-            match found {
-                Some((arn, text)) => (StatusCode::OK, Json(json!({"ARN": arn, "Name": "n", "SecretString": text}))),
-                None => (
-                    StatusCode::BAD_REQUEST,
-                    Json(json!({"__type": "ResourceNotFoundException", "Message": "Secrets Manager can't find it"})),
-                ),
-            }
-        }
-    };
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/", post(answer))).await });
-    address
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets() {
     let bed = bed(15).await;
@@ -269,7 +242,8 @@ async fn secrets() {
                "dbname": "source", "dbInstanceIdentifier": "shop"})
         .to_string()
     };
-    let endpoint = secrets_manager(vec![
+    let server = SecretsServer::start().await.unwrap();
+    for (arn, text) in [
         (arn("number"), rds(json!(port))),
         (arn("string"), rds(json!(port.to_string()))),
         (arn("managed"), json!({"username": "postgres", "password": password}).to_string()),
@@ -278,14 +252,14 @@ async fn secrets() {
         (arn("portless"), rds(json!("hunter2"))),
         (arn("store"), json!({"access_key_id": "export-role", "secret_access_key": "export-role-secret"}).to_string()),
         (arn("wrong-store"), json!({"access_key_id": "export-role", "secret_access_key": "hunter2"}).to_string()),
-    ])
-    .await;
-    let endpoint = format!("http://{endpoint}");
+    ] {
+        server.set(arn, text);
+    }
     let port = port.to_string();
     let by_secret = |name: &str| vec![("DATABASE_URL", String::new()), ("DATABASE_SECRET_ARN", arn(name))];
     let register = |settings: Vec<(&str, String)>| {
         let mut settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        settings.push(("AWS_ENDPOINT_URL_SECRETS_MANAGER", &endpoint));
+        settings.push(("AWS_ENDPOINT_URL_SECRETS_MANAGER", server.endpoint()));
         bed.register_export("source", &settings);
     };
     for name in ["number", "string"] {

@@ -4,18 +4,12 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::IntoResponse;
-use axum::routing::post;
 use futures::future::join_all;
 use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome};
 use holdfast_local::s3::Permissions;
+use holdfast_local::secrets::SecretsServer;
 use serde_json::{Value, json};
 
 use crate::bed::{BUCKET, Bed, EXPORT, binary};
@@ -24,6 +18,7 @@ use crate::scene::small_database;
 const RESTORE: &str = "restore-trigger";
 const ROLE: (&str, &str) = ("restore-role", "restore-role-secret");
 const PASSKEY: &str = "correct horse battery";
+const PASSKEY_SECRET: &str = "arn:passkey";
 const BACKUP: &str = "20250621-143000";
 const MAJOR: u16 = 17;
 
@@ -43,36 +38,6 @@ fn restore_rights() -> Permissions {
     Permissions { allow }
 }
 
-/// Secrets Manager, as far as one secret goes.
-struct Secrets {
-    endpoint: String,
-    reads: Arc<AtomicUsize>,
-    value: Arc<Mutex<String>>,
-}
-
-#[derive(Clone)]
-struct Vault {
-    reads: Arc<AtomicUsize>,
-    value: Arc<Mutex<String>>,
-}
-
-impl Secrets {
-    async fn start(value: String) -> Self {
-        let (reads, value) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(value)));
-        let vault = Vault { reads: Arc::clone(&reads), value: Arc::clone(&value) };
-        let answer = async |State(vault): State<Vault>| {
-            vault.reads.fetch_add(1, Ordering::SeqCst);
-            let body = json!({"ARN": "arn:passkey", "Name": "passkey", "SecretString": *vault.value.lock().unwrap()});
-            ([(CONTENT_TYPE, "application/x-amz-json-1.1")], body.to_string()).into_response()
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let router = Router::new().route("/", post(answer)).with_state(vault);
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { endpoint, reads, value }
-    }
-}
-
 /// What `restore-trigger hash-passkey` makes of a line.
 fn hash(passkey: &str) -> (bool, String) {
     let mut child = Command::new(binary(RESTORE))
@@ -90,7 +55,7 @@ fn hash(passkey: &str) -> (bool, String) {
 /// A bed with the restore function for its database `shop`.
 struct Guarded {
     bed: Bed,
-    secrets: Secrets,
+    secrets: SecretsServer,
     system_identifier: String,
 }
 
@@ -104,7 +69,8 @@ impl Guarded {
         let bed = Bed::start(MAJOR).await;
         small_database(&bed, "shop").await;
         bed.store().add_key(ROLE.0, ROLE.1, Some(restore_rights()));
-        let secrets = Secrets::start(hash(PASSKEY).1).await;
+        let secrets = SecretsServer::start().await.unwrap();
+        secrets.set(PASSKEY_SECRET, hash(PASSKEY).1);
         let client = bed.cluster.connect("shop").await.unwrap();
         let row = client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.unwrap();
         let guarded = Self { bed, secrets, system_identifier: row.get(0) };
@@ -122,9 +88,9 @@ impl Guarded {
             .env("AWS_ACCESS_KEY_ID", ROLE.0)
             .env("AWS_SECRET_ACCESS_KEY", ROLE.1)
             .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("AWS_ENDPOINT_URL_SECRETS_MANAGER", &self.secrets.endpoint)
+            .env("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets.endpoint())
             .env("AWS_ENDPOINT_URL_LAMBDA", self.bed.lambda.endpoint())
-            .env("RESTORE_PASSKEY_SECRET_ARN", "arn:passkey")
+            .env("RESTORE_PASSKEY_SECRET_ARN", PASSKEY_SECRET)
             .env("TARGET_SYSTEM_IDENTIFIER", &self.system_identifier);
         spec.timeout = Duration::from_secs(90);
         for (name, value) in settings {
@@ -280,7 +246,7 @@ async fn a_plan_says_everything_that_is_against_a_restore_and_changes_nothing() 
 
     assert_eq!(guarded.databases().await, databases);
     assert_eq!(guarded.keys("").len(), objects + 4, "a record each, and nothing else: {:?}", guarded.keys(""));
-    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 0);
+    assert_eq!(guarded.secrets.reads(), 0);
 }
 
 #[tokio::test]
@@ -301,7 +267,7 @@ async fn only_the_right_passkey_opens_and_it_is_written_nowhere() {
     assert_eq!((&record["requested_by"], &record["backup_id"]), (&json!("tests"), &json!(BACKUP)));
     assert_eq!(record["target"], json!(format!("shop_{BACKUP}")));
 
-    *guarded.secrets.value.lock().unwrap() = "not a hash".to_owned();
+    guarded.secrets.set(PASSKEY_SECRET, "not a hash");
     assert_eq!(guarded.refused(request(json!(PASSKEY))).await, "secret-unreadable");
     guarded.register(&[("RESTORE_PASSKEY_SECRET_ARN", "")]);
     assert_eq!(guarded.refused(request(json!(PASSKEY))).await, "restore-passkey-not-configured");
@@ -327,7 +293,7 @@ async fn five_wrong_passkeys_lock_out_the_right_one_and_drills_go_on() {
     }
     let right = json!({"backup": BACKUP, "passkey": PASSKEY});
     assert_eq!(guarded.refused(right).await, "restore-locked-out");
-    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 5, "a locked-out passkey is not looked at");
+    assert_eq!(guarded.secrets.reads(), 5, "a locked-out passkey is not looked at");
     let plan = guarded.plan(json!({"mode": "plan", "backup": BACKUP})).await;
     assert_eq!(codes(&plan["refusals"]), ["restore-locked-out"]);
     guarded.passes(json!({"mode": "verify"})).await;
@@ -352,7 +318,7 @@ async fn guesses_at_the_same_time_are_no_more_guesses() {
     let outcomes = join_all(guesses).await;
     let codes: Vec<String> = outcomes.iter().map(code).collect();
     let rejected = codes.iter().filter(|code| *code == "restore-passkey-rejected").count();
-    assert_eq!((rejected, guarded.secrets.reads.load(Ordering::SeqCst)), (5, 5), "{codes:?}");
+    assert_eq!((rejected, guarded.secrets.reads()), (5, 5), "{codes:?}");
     assert!(codes.iter().all(|code| code.starts_with("restore-")), "{codes:?}");
     assert_eq!(guarded.refused(json!({"backup": BACKUP, "passkey": PASSKEY})).await, "restore-locked-out");
 }
@@ -380,7 +346,7 @@ async fn nothing_but_a_request_starts_a_restore() {
         let record = guarded.record(&outcome.request_id).await;
         assert_eq!((&record["state"], &record["asked"]), (&json!("refused"), &Value::Null), "{record:#}");
     }
-    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 0);
+    assert_eq!(guarded.secrets.reads(), 0);
     let record = guarded.passes(schedule("verify")).await;
     assert_eq!((&record["requested_by"], &record["mode"]), (&json!("schedule"), &json!("verify")));
 }
@@ -505,7 +471,7 @@ async fn a_request_runs_once_and_a_target_has_one_restore() {
         again.payload
     );
     assert!(!again.log.join("\n").contains("RestoreRefused"), "counted once");
-    assert_eq!(guarded.secrets.reads.load(Ordering::SeqCst), 1);
+    assert_eq!(guarded.secrets.reads(), 1);
 
     // One that is running, one that died, and one that died yesterday.
     let key = guarded.keys("wrong-1.json").remove(0);
