@@ -7,7 +7,7 @@ ARCH ?= arm64
 .PHONY: help setup setup-tests build demo up test lint unit template-test bench layer deny clean
 
 help:
-	@echo "make demo           export a sample database, restore it with pg_restore, compare"
+	@echo "make demo           export a sample database, restore it with pg_restore, compare; undo a mistake"
 	@echo "make up             leave the local stack running (ARGS='--database-url postgres://…')"
 	@echo "make test           format, lints, unit, integration and template tests"
 	@echo "make bench          side by side with pg_dump (ARGS='export --scale 1')"

@@ -1,6 +1,8 @@
-//! The demo: a sample database is exported by the real function, restored by stock `pg_restore`, and both are compared.
+//! The demo: a sample database is exported by the real function, restored by stock `pg_restore`, and both are compared;
+//! then a mistake is made, and undone by the real restore.
 
 mod compare;
+mod disaster;
 mod invoke;
 
 use std::io;
@@ -59,6 +61,8 @@ pub enum DemoError {
         #[source]
         source: io::Error,
     },
+    #[error("the swap failed: {payload}")]
+    SwapFailed { payload: Value },
     #[error("pg_restore failed: {output}")]
     Restore { output: String },
 }
@@ -104,15 +108,27 @@ pub async fn run() -> Result<ExitCode, DemoError> {
     progress.say("comparing row counts and fingerprints, computed by SQL on both sides");
     let comparison = compare::compare(&source, &cluster.connect(&restored).await?).await?;
     print!("{}", comparison.render(DATABASE, &restored));
+    let mut equal = verdict(&comparison, progress);
+    drop(source);
+
+    disaster::strike(cluster, progress).await?;
+    let id = receipt["id"].as_str().ok_or_else(|| DemoError::NoDump { receipt: receipt.clone() })?;
+    disaster::swap_back(&stack, id, progress).await?;
+    progress.say(format!("comparing {DATABASE}, as applications see it now, with what pg_restore made"));
+    let comparison = compare::compare(&cluster.connect(DATABASE).await?, &cluster.connect(&restored).await?).await?;
+    equal &= verdict(&comparison, progress);
+    stack.stop().await;
+    Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn verdict(comparison: &compare::Comparison, progress: Progress) -> bool {
     let differences = comparison.differences();
     if differences == 0 {
         progress.say("every table, sequence and large object is equal");
     } else {
         progress.say(format!("{differences} DIFFER"));
     }
-    drop(source);
-    stack.stop().await;
-    Ok(if differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    differences == 0
 }
 
 async fn export(stack: &Stack, progress: Progress) -> Result<Value, DemoError> {

@@ -24,7 +24,8 @@ struct Cli {
 enum Command {
     /// Runs the stack until Ctrl-C. Prints one line of JSON on standard output when it is ready.
     Up(Up),
-    /// Fills a sample database, exports it, restores the dump with pg_restore and compares the two.
+    /// Fills a sample database, exports it, restores the dump with pg_restore and compares the two; empties a table and
+    /// restores it by a swap.
     Demo,
 }
 
@@ -131,6 +132,10 @@ async fn up(options: Up) -> Result<(), UpError> {
     eprintln!(
         "  aws lambda invoke --endpoint-url {} --function-name scheduled-export --payload '{{}}' out.json",
         about.lambda
+    );
+    eprintln!(
+        "  aws lambda invoke --endpoint-url {} --function-name restore-trigger --payload '{{\"backup\":\"latest\",\"passkey\":\"{}\"}}' out.json",
+        about.lambda, about.passkey
     );
     eprintln!("  aws s3 ls --recursive --endpoint-url {} s3://{}/", about.s3, about.bucket);
 

@@ -1,18 +1,27 @@
-//! The whole local stack in one value: S3 with a bucket, PostgreSQL with a database, Lambda with every function registered.
+//! The whole local stack in one value: S3 with a bucket, PostgreSQL with a database, a secret, Lambda with every
+//! function that needs no more of AWS than that.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use uuid::Uuid;
 
 use crate::lambda::{FunctionSpec, LambdaError, LambdaOptions, LambdaServer};
 use crate::postgres::{Cluster, ClusterOptions, Installation, PostgresError};
 use crate::s3::{BucketOptions, DiskError, S3Error, S3Options, S3Server};
+use crate::secrets::SecretsServer;
 
 /// The bucket that every stack has, with versioning.
 pub const BUCKET: &str = "holdfast-backups";
+/// Where the hash of the stack's passkey is.
+const PASSKEY_SECRET: &str = "arn:aws:secretsmanager:us-east-1:123456789012:secret:holdfast-restore-passkey";
+const RESTORE: &str = "restore-trigger";
 /// The database of a stack's own PostgreSQL.
 pub const DATABASE: &str = "media_tool";
 
@@ -39,6 +48,17 @@ pub enum StackError {
     Lambda {
         #[from]
         source: LambdaError,
+    },
+    #[error("Secrets Manager did not start")]
+    Secrets {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the passkey could not be hashed by {program}")]
+    Passkey {
+        program: PathBuf,
+        #[source]
+        source: std::io::Error,
     },
     #[error("PostgreSQL did not start")]
     Postgres {
@@ -76,6 +96,17 @@ pub struct Description {
     pub bucket: String,
     pub region: String,
     pub database_url: String,
+    /// What restores ask for; another one at each start.
+    pub passkey: String,
+}
+
+/// What functions are told of the stack.
+struct Surroundings {
+    description: Description,
+    client: Installation,
+    secrets: String,
+    /// Empty where the database could not be asked: restores are refused, and say why.
+    system_identifier: String,
 }
 
 /// One function of the project, as it is deployed here.
@@ -84,24 +115,53 @@ struct Deployment {
     timeout: Duration,
     memory_mb: u32,
     max_concurrency: Option<u32>,
-    environment: fn(&Description, &Installation) -> Vec<(&'static str, String)>,
+    environment: fn(&Surroundings) -> Vec<(&'static str, String)>,
 }
 
 /// Every function with what it needs besides the settings that all of them get.
-const FUNCTIONS: &[Deployment] = &[Deployment {
-    name: "scheduled-export",
-    timeout: Duration::from_secs(900),
-    memory_mb: 1769,
-    max_concurrency: None,
-    environment: |stack, client| {
-        vec![("DATABASE_URL", stack.database_url.clone()), ("PG_DUMP", client.tool("pg_dump").display().to_string())]
+const FUNCTIONS: &[Deployment] = &[
+    Deployment {
+        name: "scheduled-export",
+        timeout: Duration::from_secs(900),
+        memory_mb: 1769,
+        max_concurrency: None,
+        environment: |around| {
+            vec![
+                ("DATABASE_URL", around.description.database_url.clone()),
+                ("PG_DUMP", around.client.tool("pg_dump").display().to_string()),
+            ]
+        },
     },
-}];
+    Deployment {
+        name: RESTORE,
+        timeout: Duration::from_secs(900),
+        memory_mb: 1769,
+        max_concurrency: None,
+        environment: |around| {
+            vec![
+                ("DATABASE_URL", around.description.database_url.clone()),
+                ("TARGET_SYSTEM_IDENTIFIER", around.system_identifier.clone()),
+                ("RESTORE_PASSKEY_SECRET_ARN", PASSKEY_SECRET.to_owned()),
+                ("EXPORT_FUNCTION_NAME", "scheduled-export".to_owned()),
+                ("AWS_ENDPOINT_URL_SECRETS_MANAGER", around.secrets.clone()),
+                ("AWS_ENDPOINT_URL_LAMBDA", around.description.lambda.clone()),
+            ]
+        },
+    },
+    Deployment {
+        name: "retention",
+        timeout: Duration::from_secs(900),
+        memory_mb: 512,
+        max_concurrency: None,
+        environment: |_| Vec::new(),
+    },
+];
 
 /// A running stack. Dropping it stops everything.
 pub struct Stack {
     pub lambda: LambdaServer,
     pub s3: S3Server,
+    pub secrets: SecretsServer,
     /// `None` where the caller brought a database.
     pub postgres: Option<Cluster>,
     /// The `pg_dump`, `pg_restore` and `psql` that go with the database.
@@ -131,22 +191,25 @@ impl Stack {
         })
         .await?;
 
-        let (postgres, database_url, server_major) = match options.database_url {
-            Some(url) => {
-                let major = server_major(&url).await;
-                (None, url, major)
-            }
+        let (postgres, database_url) = match options.database_url {
+            Some(url) => (None, url),
             None => {
                 let cluster = Cluster::start(options.cluster).await?;
                 cluster.create_database(DATABASE).await?;
-                let (url, major) = (cluster.url(DATABASE), cluster.major());
-                (Some(cluster), url, Some(major))
+                let url = cluster.url(DATABASE);
+                (Some(cluster), url)
             }
         };
-        let client = match server_major {
-            Some(major) => Installation::client_at_least(major)?,
+        let server = server_facts(&database_url).await;
+        let client = match &server {
+            Some(server) => Installation::client_at_least(server.major)?,
             None => Installation::newest_client()?,
         };
+        let passkey = Uuid::new_v4().simple().to_string();
+        let secrets = SecretsServer::start().await.map_err(|source| StackError::Secrets { source })?;
+        let restore = binaries.join(RESTORE);
+        let hash = hashed(&restore, &passkey).await;
+        secrets.set(PASSKEY_SECRET, hash.map_err(|source| StackError::Passkey { program: restore, source })?);
 
         let description = Description {
             s3: s3.endpoint(),
@@ -156,11 +219,19 @@ impl Stack {
             bucket: BUCKET.into(),
             region,
             database_url,
+            passkey,
+        };
+        let around = Surroundings {
+            description,
+            client,
+            secrets: secrets.endpoint().to_owned(),
+            system_identifier: server.map(|server| server.system_identifier).unwrap_or_default(),
         };
         for deployment in FUNCTIONS {
-            lambda.register(specification(deployment, &binaries, &description, &client, &options.environment));
+            lambda.register(specification(deployment, &binaries, &around, &options.environment));
         }
-        Ok(Stack { lambda, s3, postgres, client, description })
+        let Surroundings { description, client, .. } = around;
+        Ok(Stack { lambda, s3, secrets, postgres, client, description })
     }
 
     /// Stops the parts in the order in which they depend on each other.
@@ -174,14 +245,14 @@ impl Stack {
 fn specification(
     deployment: &Deployment,
     binaries: &Path,
-    stack: &Description,
-    client: &Installation,
+    around: &Surroundings,
     extra: &BTreeMap<String, String>,
 ) -> FunctionSpec {
     let mut spec = FunctionSpec::new(deployment.name, binaries.join(deployment.name));
     spec.timeout = deployment.timeout;
     spec.memory_mb = deployment.memory_mb;
     spec.max_concurrency = deployment.max_concurrency;
+    let stack = &around.description;
     let common = [
         ("ENVIRONMENT", "development".to_owned()),
         ("BUCKET", stack.bucket.clone()),
@@ -191,7 +262,7 @@ fn specification(
         ("AWS_ACCESS_KEY_ID", stack.access_key.clone()),
         ("AWS_SECRET_ACCESS_KEY", stack.secret_key.clone()),
     ];
-    for (name, value) in common.into_iter().chain((deployment.environment)(stack, client)) {
+    for (name, value) in common.into_iter().chain((deployment.environment)(around)) {
         spec = spec.env(name, value);
     }
     spec.environment.extend(extra.clone());
@@ -219,11 +290,37 @@ fn check_built(binaries: &Path) -> Result<(), StackError> {
     Err(StackError::NotBuilt { names: missing.join(", "), directory: binaries.to_owned() })
 }
 
+/// What `restore-trigger hash-passkey` makes of a passkey.
+async fn hashed(program: &Path, passkey: &str) -> std::io::Result<String> {
+    let mut child = Command::new(program)
+        .arg("hash-passkey")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(passkey.as_bytes()).await?;
+    }
+    let output = child.wait_with_output().await?;
+    if !output.status.success() {
+        return Err(std::io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+struct ServerFacts {
+    major: u16,
+    system_identifier: String,
+}
+
 /// `None` where it cannot be reached from here without TLS: the function will say what is wrong, if anything is.
-async fn server_major(url: &str) -> Option<u16> {
+async fn server_facts(url: &str) -> Option<ServerFacts> {
     let connecting = tokio_postgres::connect(url, tokio_postgres::NoTls);
     let (client, connection) = tokio::time::timeout(Duration::from_secs(5), connecting).await.ok()?.ok()?;
     tokio::spawn(connection);
-    let row = client.query_one("select current_setting('server_version_num')::int / 10000", &[]).await.ok()?;
-    u16::try_from(row.get::<_, i32>(0)).ok()
+    let sql =
+        "SELECT current_setting('server_version_num')::int / 10000, system_identifier::text FROM pg_control_system()";
+    let row = client.query_one(sql, &[]).await.ok()?;
+    Some(ServerFacts { major: u16::try_from(row.get::<_, i32>(0)).ok()?, system_identifier: row.get(1) })
 }
