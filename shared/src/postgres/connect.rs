@@ -4,25 +4,28 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::fault::Fault;
 use crate::postgres::copy::RawSession;
 use crate::postgres::stream::{Stream, StreamHandle};
+use crate::postgres::tls;
 use crate::secret::Secret;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A network that has gone silent is told from a server that is busy within about a minute and a half: a server that
+/// builds an index for an hour still answers probes.
+const SILENCE: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 /// `SSLRequest` (PostgreSQL documentation, "Message Formats").
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
@@ -205,10 +208,10 @@ impl Connector {
     pub fn new(target: Target, application_name: &str) -> Result<Self, ConnectError> {
         let tls = match target.ssl_mode {
             SslMode::Disable => None,
-            SslMode::Require => Some(unverified_tls()),
+            SslMode::Require => Some(tls::unverified()),
             SslMode::VerifyFull => {
                 let path = target.ca_bundle.as_deref().ok_or(ConnectError::NoCaBundle)?;
-                Some(verified_tls(path)?)
+                Some(tls::verified(path)?)
             }
         };
         Ok(Self { target, tls, application_name: application_name.to_owned() })
@@ -257,6 +260,7 @@ impl Connector {
         }
         let mut tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
+        notice_silence(&tcp).map_err(unreachable)?;
         let Some(tls) = &self.tls else { return Ok(Stream::Tcp(tcp)) };
 
         tcp.write_all(&SSL_REQUEST).await.map_err(unreachable)?;
@@ -267,6 +271,14 @@ impl Connector {
         let stream = tls.connect(name, tcp).await.map_err(|source| ConnectError::Tls { host: host.clone(), source })?;
         Ok(Stream::Tls(Box::new(stream)))
     }
+}
+
+/// Probes while nothing comes. Not `TCP_USER_TIMEOUT`: it also ends a connection whose server is slow to read, as one
+/// that waits for its disk in the middle of a COPY is.
+fn notice_silence(tcp: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(tcp);
+    let probes = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+    socket.set_tcp_keepalive(&probes)
 }
 
 /// A connected session with `tokio-postgres` in charge.
@@ -296,69 +308,6 @@ impl Session {
         self.driver.abort();
         let _ = self.driver.await;
         self.handle.take_back().map(RawSession::new).ok_or(ConnectError::SessionEnded)
-    }
-}
-
-fn verified_tls(path: &Path) -> Result<TlsConnector, ConnectError> {
-    let unusable =
-        |source: Box<dyn std::error::Error + Send + Sync>| ConnectError::CaBundle { path: path.to_owned(), source };
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(Box::new(error)))? {
-        let certificate = certificate.map_err(|error| unusable(Box::new(error)))?;
-        roots.add(certificate).map_err(|error| unusable(Box::new(error)))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable("it holds no certificate".into()));
-    }
-    Ok(TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())))
-}
-
-fn unverified_tls() -> TlsConnector {
-    let config = ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-}
-
-/// sslmode `require`: libpq's meaning, encryption without identity. Chosen by an explicit setting only.
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -425,6 +374,16 @@ mod tests {
         assert_eq!(target("postgres://app@db.example.com/shop?sslmode=require").ssl_mode, SslMode::Require);
         assert_eq!(target("host=db.example.com user=app sslmode=disable").ssl_mode, SslMode::Disable);
         assert!(matches!(Target::from_url("postgres://app@h/d?sslmode=prefer"), Err(ConnectError::SslMode { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_silent_network_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        notice_silence(&tcp).unwrap();
+        let socket = SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!((socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_retries().unwrap()), (SILENCE, PROBES));
     }
 
     #[test]

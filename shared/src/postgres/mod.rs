@@ -8,3 +8,4 @@ pub mod credentials;
 pub mod pg_dump;
 pub mod session;
 pub mod stream;
+mod tls;
