@@ -30,6 +30,8 @@ use crate::select::{self, Found};
 const CLEANUP_LIMIT: Duration = Duration::from_secs(4);
 /// How long a pin outlives the invocation that may have died with it.
 const PIN_GRACE: SignedDuration = SignedDuration::from_mins(10);
+/// Refusals that may be somebody guessing: counted apart.
+const PASSKEY_CODES: [&str; 2] = ["restore-passkey-rejected", "restore-locked-out"];
 
 pub struct Function {
     pub config: RestoreConfig,
@@ -122,10 +124,14 @@ impl Function {
             Opened::Running(record) => return Err(Failure::Repeated(in_progress(&record))),
             Opened::Answered(record) => return answered(*record),
         };
+        let drill = understood.as_ref().is_ok_and(|(request, _)| request.is_drill());
         let result = match understood {
             Err(fault) => Err(Failure::Refused(fault)),
             Ok(asked) => self.answer(asked, invocation, &mut audit).await,
         };
+        if drill && result.is_err() {
+            self.count(&[("RestoreDrillFailed", Unit::Count, 1.0)], &[]);
+        }
         self.write_down(&mut audit, &result).await;
         result.map(|(answer, _)| answer)
     }
@@ -150,6 +156,9 @@ impl Function {
             let preview = preview.await.map_err(|_| Failure::Failed(deadline_fault("before the plan was made")))?;
             audit.record.problems = preview.problems;
             return Ok((preview.answer, RecordState::Planned));
+        }
+        if !request.is_drill() {
+            self.count(&[("RestoreAttempted", Unit::Count, 1.0)], &[("mode", json!(request.mode.as_str()))]);
         }
         let mut lease = None;
         let preparing = Box::pin(self.prepare(&guard, &request, passkey.as_ref(), invocation, audit, &mut lease));
@@ -347,12 +356,12 @@ impl Function {
         }
     }
 
+    fn count(&self, metrics: &[(&str, Unit, f64)], properties: &[(&str, Value)]) {
+        emit_metrics(&[("Environment", self.config.environment.as_str())], metrics, properties);
+    }
+
     async fn report_success(&self, receipt: &Value) {
-        emit_metrics(
-            &[("Environment", self.config.environment.as_str())],
-            &[("RestoreSucceeded", Unit::Count, 1.0)],
-            &[],
-        );
+        self.count(&[("RestoreSucceeded", Unit::Count, 1.0)], &[]);
         tracing::info!(%receipt, "the restore is complete");
         let subject = format!("{} {}: restore complete", self.config.app_name, self.config.environment);
         self.notifier.success(&subject, &format!("{receipt:#}")).await;
@@ -360,20 +369,25 @@ impl Function {
 
     async fn report_failure(&self, failure: &Failure) {
         let fault = failure.fault();
-        let (metric, what) = match failure {
-            Failure::Refused(_) => ("RestoreRefused", "refused"),
-            Failure::Failed(_) => ("RestoreFailed", "failed"),
+        let code = [("code", json!(fault.code))];
+        let what = match failure {
+            Failure::Refused(_) => {
+                self.count(&[("RestoreRefused", Unit::Count, 1.0)], &code);
+                "refused"
+            }
+            Failure::Failed(_) => {
+                self.count(&[("RestoreFailed", Unit::Count, 1.0)], &code);
+                "failed"
+            }
             Failure::Repeated(_) => {
                 tracing::warn!(code = fault.code, error = %fault, "a repeated request");
                 return;
             }
         };
+        if PASSKEY_CODES.contains(&fault.code) {
+            self.count(&[("RestorePasskeyRejected", Unit::Count, 1.0)], &code);
+        }
         tracing::error!(code = fault.code, error = %fault, "the restore was {what}");
-        emit_metrics(
-            &[("Environment", self.config.environment.as_str())],
-            &[(metric, Unit::Count, 1.0)],
-            &[("code", json!(fault.code))],
-        );
         let subject = format!("{} {}: restore {what} ({})", self.config.app_name, self.config.environment, fault.code);
         self.notifier.failure(&subject, &fault.to_string()).await;
     }

@@ -150,6 +150,13 @@ pub struct RestoreRequest {
     pub asked: Value,
 }
 
+impl RestoreRequest {
+    /// Touches nothing that exists, and is run by a schedule as a rule.
+    pub fn is_drill(&self) -> bool {
+        self.mode == Mode::Verify && !self.plan_only
+    }
+}
+
 /// The request's fields, as JSON has them; `passkey` is not among them.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

@@ -7,7 +7,7 @@ use holdfast_shared::config::RetentionConfig;
 use holdfast_shared::domain::{BackupId, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::notify::Notifier;
-use holdfast_shared::plan::retention::{Circumstances, Expiry, Plan, Refusal, plan, plan_deletion};
+use holdfast_shared::plan::retention::{BlockKind, Circumstances, Expiry, Plan, Refusal, plan, plan_deletion};
 use holdfast_shared::store::Store;
 use holdfast_shared::store::lease::Acquired;
 use holdfast_shared::telemetry::{Unit, emit_metrics};
@@ -255,11 +255,13 @@ impl Function {
             );
         }
         let refused = sweep.orphans.refused.as_deref();
+        let anomalies = plan.blocks.iter().filter(|block| block.kind == BlockKind::Anomaly).count();
         emit_metrics(
             &[("Environment", self.config.environment.as_str())],
             &[
                 ("RetentionSucceeded", Unit::Count, f64::from(u8::from(failed(outcome).is_ok()))),
                 ("RetentionBlocked", Unit::Count, (plan.blocks.len() + usize::from(refused.is_some())) as f64),
+                ("BackupAnomalies", Unit::Count, anomalies as f64),
                 ("RetentionUnreadableManifests", Unit::Count, observed.catalog.unreadable().len() as f64),
                 ("RetentionOrphans", Unit::Count, sweep.orphans.report.len() as f64),
             ],

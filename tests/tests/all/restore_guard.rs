@@ -258,7 +258,10 @@ async fn only_the_right_passkey_opens_and_it_is_written_nowhere() {
     let outcome = guarded.ask(request(json!("hunter2-hunter2"))).await;
     assert_eq!(code(&outcome), "restore-passkey-rejected");
     let log = outcome.log.join("\n");
-    assert!(log.contains("\"RestoreRefused\":1.0") && log.contains("restore-passkey-rejected"), "{log}");
+    for metric in ["RestoreAttempted", "RestoreRefused", "RestorePasskeyRejected"] {
+        assert!(log.contains(&format!("\"{metric}\":1.0")), "{metric}: {log}");
+    }
+    assert!(log.contains("restore-passkey-rejected"), "{log}");
     assert_eq!(
         guarded.refused(json!({"backup": BACKUP, "passkey": "hunter2-hunter2", "bucket": "x"})).await,
         "request-unknown-fields"
@@ -297,6 +300,9 @@ async fn five_wrong_passkeys_lock_out_the_right_one_and_drills_go_on() {
     let plan = guarded.plan(json!({"mode": "plan", "backup": BACKUP})).await;
     assert_eq!(codes(&plan["refusals"]), ["restore-locked-out"]);
     guarded.passes(json!({"mode": "verify"})).await;
+    // There is no dump behind this manifest: the drill fails, and is no attempt to restore.
+    let drill = guarded.ask(json!({"mode": "verify"})).await.log.join("\n");
+    assert!(drill.contains("\"RestoreDrillFailed\":1.0") && !drill.contains("RestoreAttempted"), "{drill}");
 
     // Fifteen minutes later.
     let key = guarded.keys("restores/lockout/").remove(0);

@@ -424,6 +424,7 @@ async fn retention_is_blocked_by_what_looks_wrong() {
     assert!(plan["blocks"][1]["detail"].as_str().unwrap().ends_with("rows fell from 1000 to 600"));
     let blocked = outcome.log.iter().filter(|line| line.contains("\"RetentionBlocked\":1")).count();
     assert_eq!(blocked, 2, "one metric a database: {:#?}", outcome.log);
+    assert!(outcome.log.iter().any(|line| line.contains("\"BackupAnomalies\":1.0")), "{:#?}", outcome.log);
     assert_eq!(rig.fails(json!({"delete": day(1)})).await.0, "retention-anomaly");
 
     // The next night's backup does not make the anomaly forgotten; a person does, and once is enough.
