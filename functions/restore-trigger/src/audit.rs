@@ -20,7 +20,9 @@ const CONTEST_ROUNDS: usize = 5;
 #[serde(rename_all = "snake_case")]
 pub enum RecordState {
     Running,
-    /// Allowed, and waiting for an archived dump.
+    /// Allowed, and waiting until an archived dump can be read.
+    Thawing,
+    /// Begun, and waiting until RDS has made what was asked for.
     Waiting,
     Planned,
     Succeeded,
@@ -58,12 +60,32 @@ pub struct Record {
     /// What was allowed, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleared: Option<Value>,
+    /// What an allowed restore waits for; `None` once what it waited for was there and it has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<Wait>,
     /// Everything that was against it, or the failure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
     /// The answer that was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Value>,
+}
+
+/// An approval, and what has to happen before it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    pub approved: Timestamp,
+    pub approval_expires: Timestamp,
+    pub expected_by: Timestamp,
+    pub archived: Option<Archived>,
+}
+
+/// The dump that is thawed: the very object that was approved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archived {
+    pub key: String,
+    pub version_id: Option<String>,
+    pub storage_class: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +120,7 @@ impl Record {
             backup_environment: None,
             target: None,
             cleared: None,
+            waits_for: None,
             problems: Vec::new(),
             outcome: None,
         }
@@ -107,6 +130,19 @@ impl Record {
         self.requested_by = Some(request.requested_by.clone());
         self.mode = Some(if request.plan_only { "plan" } else { request.mode.as_str() }.to_owned());
         self.asked = Some(request.asked.clone());
+    }
+
+    pub fn date(&self) -> Date {
+        self.started.to_zoned(TimeZone::UTC).date()
+    }
+
+    /// Whether an invocation may be working on it.
+    pub fn may_be_alive(&self, now: Timestamp) -> bool {
+        self.state == RecordState::Running && self.running_until > now
+    }
+
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.state, RecordState::Running | RecordState::Thawing | RecordState::Waiting)
     }
 }
 
@@ -118,6 +154,13 @@ pub enum Opened {
     Running(Box<Record>),
     /// It has been answered, or waits.
     Answered(Box<Record>),
+}
+
+/// A record that was read.
+pub struct Present {
+    key: ObjectKey,
+    etag: String,
+    pub record: Record,
 }
 
 /// A record that this invocation writes.
@@ -133,7 +176,7 @@ pub struct Audit {
 /// # Errors
 /// Nothing is run that cannot be written down.
 pub async fn open(store: &Store, mut record: Record) -> Result<Opened, Fault> {
-    let today = record.started.to_zoned(TimeZone::UTC).date();
+    let today = record.date();
     let key = |date: Date| ObjectKey::RestoreRecord { date, request_id: record.request_id.clone() };
     let (key, earlier) = (key(today), today.yesterday().ok().map(key));
     for _ in 0..CONTEST_ROUNDS {
@@ -149,7 +192,7 @@ pub async fn open(store: &Store, mut record: Record) -> Result<Opened, Fault> {
                 if present.state != RecordState::Running {
                     return Ok(Opened::Answered(Box::new(present)));
                 }
-                if present.running_until > record.started {
+                if present.may_be_alive(record.started) {
                     return Ok(Opened::Running(Box::new(present)));
                 }
                 record.attempt = present.attempt + 1;
@@ -161,6 +204,27 @@ pub async fn open(store: &Store, mut record: Record) -> Result<Opened, Fault> {
         }
     }
     Err(Fault::new("restore-record-contended", format!("{key} is being written by others again and again")))
+}
+
+/// The record of a request that is known to have one.
+pub async fn find(store: &Store, date: Date, request_id: &str) -> Result<Option<Present>, Fault> {
+    let key = ObjectKey::RestoreRecord { date, request_id: request_id.to_owned() };
+    let Some((json, etag)) = store.get(&key).await? else { return Ok(None) };
+    let record = parse(&key, &json)?;
+    Ok(Some(Present { key, etag, record }))
+}
+
+/// Makes a record that waits this invocation's to go on with. `None`: another invocation was quicker.
+pub async fn take(store: &Store, present: Present, running_until: Timestamp) -> Result<Option<Audit>, Fault> {
+    let Present { key, etag, mut record } = present;
+    record.state = RecordState::Running;
+    record.attempt += 1;
+    record.running_until = running_until;
+    record.updated = Timestamp::now();
+    match store.put_if(&key, body(&record)?, Condition::Etag(&etag)).await? {
+        PutOutcome::Written { etag } => Ok(Some(Audit { store: store.clone(), key, etag, record })),
+        PutOutcome::Refused => Ok(None),
+    }
 }
 
 fn parse(key: &ObjectKey, json: &[u8]) -> Result<Record, Fault> {

@@ -42,11 +42,11 @@ pub struct Context<'a> {
 }
 
 /// How a restore ended.
-#[expect(dead_code, reason = "archived dumps are not thawed yet")]
+#[expect(dead_code, reason = "RDS is not waited for yet")]
 pub enum Ended {
     /// Done and proved; the receipt goes to the caller and into the record.
     Succeeded(Value),
-    /// Allowed, and waiting for an archived dump. The pin stays until then.
+    /// Begun, and not there yet.
     Waiting { receipt: Value, until: Timestamp },
 }
 

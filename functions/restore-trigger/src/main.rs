@@ -2,6 +2,7 @@
 
 mod audit;
 mod carry_out;
+mod failure;
 mod guard;
 mod handler;
 mod lockout;
@@ -9,7 +10,11 @@ mod passkey;
 mod pins;
 mod preview;
 mod request;
+mod restore;
+mod resume;
 mod select;
+mod thaw;
+mod waiting;
 
 use std::sync::Arc;
 

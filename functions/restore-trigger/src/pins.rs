@@ -45,9 +45,19 @@ pub async fn put(
     Err(lost(&key))
 }
 
+/// Ends the pin of a request that has ended, whoever holds it.
+pub async fn release(store: &Store, backup_id: BackupId, request_id: &str) -> Result<(), Fault> {
+    let key = ObjectKey::Pin { backup_id, request_id: request_id.to_owned() };
+    let Some((json, etag)) = store.get(&key).await? else { return Ok(()) };
+    match serde_json::from_slice::<Pin>(&json) {
+        Ok(pin) if !pin.released => HeldPin { store: store.clone(), key, pin, etag }.release().await,
+        // Retention keeps what it cannot read.
+        _ => Ok(()),
+    }
+}
+
 impl HeldPin {
     /// Holds it until another time: while an archived dump thaws, days.
-    #[expect(dead_code, reason = "for the engine, which waits for archived dumps")]
     pub async fn extend(&mut self, expires: Timestamp) -> Result<(), Fault> {
         self.pin.expires = Some(expires);
         self.write().await

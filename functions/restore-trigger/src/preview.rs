@@ -2,13 +2,16 @@
 
 use holdfast_shared::domain::{BackupId, Manifest};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::clearance::thaw::{Archive, thaw_refusals};
 use holdfast_shared::plan::clearance::{Facts, Passkey, Refusal, Restore, Source, refusals};
+use holdfast_shared::store::thaw::{Readiness, Stored};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::audit::Problem;
 use crate::guard::{Guard, refusal_fault, restore_of};
 use crate::request::RestoreRequest;
+use crate::thaw::in_words;
 
 /// Loading rows and building what depends on them, against reading them: measured on the benchmark's database.
 const LOAD_FACTOR: f64 = 2.0;
@@ -27,6 +30,10 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
     let target = if request.mode.writes_to_the_server() { kept(guard.target().await, &mut faults) } else { None };
     let live_database = target.as_ref().map(|target| target.database.clone()).unwrap_or_default();
     let found = kept(guard.source(request, &live_database).await, &mut faults);
+    let stored = match found.as_ref().and_then(|found| Some((found, found.dump()?))) {
+        Some((found, dump)) => kept(found.stored(&dump).await, &mut faults).flatten(),
+        None => None,
+    };
     let (source, warnings) = found.map_or((None, Vec::new()), |found| (Some(found.source), found.warnings));
     // Names can be told without the backup; what depends on it is then left out.
     let stand_in = source.clone().unwrap_or(Source::Previous);
@@ -43,7 +50,11 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
         (Some(_), None) => Passkey::Missing,
     };
     let facts = guard.facts(request, restore, stand_in, passkey, server, safety);
-    let mut refusals = refusals(&facts);
+    let archived = stored.as_ref().and_then(Stored::archive);
+    let mut refusals = match archived {
+        Some(archive) => thaw_refusals(&facts, archive, request.take_safety_backup),
+        None => refusals(&facts),
+    };
     refusals.retain(|refusal| match refusal {
         // A plan needs none, and says that the restore does.
         Refusal::PasskeyMissing => false,
@@ -56,7 +67,13 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
     });
     faults.extend(refusals.iter().map(refusal_fault));
     let problems: Vec<Problem> = faults.iter().map(Problem::from).collect();
-    let answer = answer(request, &facts, source.as_ref(), &problems, warnings);
+    let mut answer = answer(request, &facts, source.as_ref(), &problems, warnings);
+    if let (Some(stored), Some(archive)) = (&stored, archived) {
+        answer["archived"] = thaw(request, stored, archive);
+        if let Some(steps) = answer["steps"].as_array_mut() {
+            steps.insert(0, json!(format!("have S3 thaw the dump, which lies in {}, and wait", stored.storage_class)));
+        }
+    }
     Preview { answer, problems }
 }
 
@@ -101,6 +118,14 @@ fn answer(
         "estimate": manifest.map(estimate),
         "warnings": warnings,
     })
+}
+
+/// What it takes until the dump can be read.
+fn thaw(request: &RestoreRequest, stored: &Stored, archive: Archive) -> Value {
+    let tier = request.options.tier;
+    let within = archive.thaws_within(tier).map(|(least, most)| json!({"from": in_words(least), "to": in_words(most)}));
+    let under_way = matches!(stored.readiness, Readiness::Thawing(_));
+    json!({"storage_class": stored.storage_class, "tier": tier, "thaws_within": within, "being_thawed": under_way})
 }
 
 fn described(manifest: &Manifest, now: Timestamp) -> Value {

@@ -1,5 +1,7 @@
 //! What one invocation is asked to restore, and from where it may be asked.
 
+mod mode;
+
 use holdfast_shared::domain::{BackupId, Environment, ImportName, TablePattern};
 use holdfast_shared::event::{Trigger, parse};
 use holdfast_shared::fault::Fault;
@@ -9,87 +11,14 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+pub use self::mode::Mode;
+
 const WHO_LIMIT: usize = 200;
 const KEEP_DAYS_LIMIT: u32 = 3_650;
 /// What a schedule's own event says beside the request.
 const SCHEDULE_FIELDS: [&str; 3] = ["source", "schedule_arn", "scheduled_time"];
 /// What every mode takes.
 const COMMON_FIELDS: [&str; 3] = ["mode", "passkey", "requested_by"];
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    NewDatabase,
-    Swap,
-    Tables,
-    Undo,
-    Verify,
-    RdsSnapshot,
-    RdsPointInTime,
-}
-
-impl Mode {
-    /// The fields it takes, beside those that every mode does.
-    fn fields(self) -> &'static [&'static str] {
-        match self {
-            Self::NewDatabase => &[
-                "backup",
-                "before",
-                "source_database",
-                "import",
-                "tier",
-                "target_database",
-                "no_owner",
-                "continue_on_error",
-            ],
-            Self::Swap => &[
-                "backup",
-                "before",
-                "source_database",
-                "import",
-                "tier",
-                "target_database",
-                "no_owner",
-                "take_safety_backup",
-                "keep_previous_days",
-            ],
-            Self::Tables => &[
-                "backup",
-                "before",
-                "source_database",
-                "import",
-                "tier",
-                "target_database",
-                "tables",
-                "into",
-                "no_owner",
-                "continue_on_error",
-                "take_safety_backup",
-            ],
-            Self::Undo => &["target_database", "take_safety_backup"],
-            Self::Verify => &["backup", "before", "source_database", "tier"],
-            Self::RdsSnapshot => &["snapshot", "instance"],
-            Self::RdsPointInTime => &["moment", "instance"],
-        }
-    }
-
-    /// Writes to the configured server, which has to be there; else the server may be what was lost.
-    pub fn writes_to_the_server(self) -> bool {
-        !matches!(self, Self::RdsSnapshot | Self::RdsPointInTime)
-    }
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NewDatabase => "new_database",
-            Self::Swap => "swap",
-            Self::Tables => "tables",
-            Self::Undo => "undo",
-            Self::Verify => "verify",
-            Self::RdsSnapshot => "rds_snapshot",
-            Self::RdsPointInTime => "rds_point_in_time",
-        }
-    }
-}
 
 /// Which backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,8 +119,7 @@ pub fn understand(event: &Value) -> Result<Asked, Fault> {
     let Some(fields) = event.as_object() else {
         return Err(Fault::new("event-not-an-object", "the event is not a JSON object"));
     };
-    // A message may be anybody's who can publish: what is in it is not even looked at.
-    if fields.contains_key("Records") || fields.get("Type").and_then(Value::as_str) == Some("Notification") {
+    if is_message(event) {
         return Err(not_from("a message"));
     }
     match parse(event) {
@@ -208,6 +136,25 @@ pub fn understand(event: &Value) -> Result<Asked, Fault> {
         Ok(Trigger::Aws { source, .. }) => Err(not_from(&format!("an event of {source}"))),
         Err(error) => Err(not_from(&error.to_string())),
     }
+}
+
+/// The request of a record, which is that of an approved restore: whatever was newest then is named by its id.
+///
+/// # Errors
+/// `restore-record-unreadable` where the record holds no such request.
+pub fn again(asked: &Value, requested_by: &str, backup: Option<BackupChoice>) -> Result<RestoreRequest, Fault> {
+    let unreadable = |problem: String| Fault::new("restore-record-unreadable", problem);
+    let fields = asked.as_object().ok_or_else(|| unreadable("the record holds no request".to_owned()))?;
+    let (mut request, _) = read(fields.clone(), requested_by).map_err(|fault| unreadable(fault.to_string()))?;
+    if let (SourceChoice::Backup(choice), Some(backup)) = (&mut request.source, backup) {
+        *choice = backup;
+    }
+    Ok(request)
+}
+
+/// A message may be anybody's who can publish: what is in it is not even looked at.
+pub fn is_message(event: &Value) -> bool {
+    event.get("Records").is_some() || event.get("Type").and_then(Value::as_str) == Some("Notification")
 }
 
 fn not_from(what: &str) -> Fault {
@@ -344,140 +291,4 @@ fn source(mode: Mode, fields: &Fields) -> Result<SourceChoice, Fault> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[expect(clippy::needless_pass_by_value, reason = "a json! literal reads better without a reference")]
-    fn request(event: Value) -> RestoreRequest {
-        understand(&event).unwrap().0
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "a json! literal reads better without a reference")]
-    fn refused(event: Value) -> Fault {
-        understand(&event).unwrap_err()
-    }
-
-    fn choice(event: Value) -> BackupChoice {
-        match request(event).source {
-            SourceChoice::Backup(choice) => choice,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_backup_is_named_in_all_documented_ways() {
-        let id = "20250621-143000".parse().unwrap();
-        let before: Timestamp = "2025-06-21T14:00:00Z".parse().unwrap();
-        let staging = || Some("staging".parse().unwrap());
-        for (event, which, environment) in [
-            (json!({"backup": "20250621-143000"}), Which::Id(id), None),
-            (json!({"backup": "20250621-143000@staging"}), Which::Id(id), staging()),
-            (json!({"backup": "latest"}), Which::Latest { before: None }, None),
-            (json!({"backup": "latest@staging"}), Which::Latest { before: None }, staging()),
-            (json!({"before": "2025-06-21T14:00:00Z"}), Which::Latest { before: Some(before) }, None),
-            (
-                json!({"backup": "latest@staging", "before": "2025-06-21T14:00:00Z"}),
-                Which::Latest { before: Some(before) },
-                staging(),
-            ),
-        ] {
-            let found = choice(event.clone());
-            assert_eq!((found.which, found.environment), (which, environment), "{event}");
-        }
-    }
-
-    #[test]
-    fn each_mode_takes_its_own_fields() {
-        assert_eq!(request(json!({"backup": "latest"})).mode, Mode::NewDatabase);
-        let tables = request(json!({"mode": "tables", "backup": "latest", "tables": ["public.*"], "into": "original"}));
-        assert_eq!((tables.into, tables.tables.len()), (Place::Original, 1));
-        assert_eq!(request(json!({"mode": "undo"})).source, SourceChoice::Previous);
-        let rds = request(json!({"mode": "rds_point_in_time", "moment": "latest", "instance": "shop-2"}));
-        assert_eq!(rds.source, SourceChoice::RdsMoment(None));
-        let plan = request(json!({"mode": "plan", "plan_for": "swap", "backup": "latest", "keep_previous_days": 7}));
-        assert_eq!((plan.mode, plan.plan_only), (Mode::Swap, true));
-        assert_eq!(request(json!({"mode": "verify"})).requested_by, "invoke");
-    }
-
-    #[test]
-    fn only_a_drill_is_scheduled() {
-        let schedule = |mode: &str| {
-            json!({"source": "holdfast.schedule", "schedule_arn": "arn:s", "scheduled_time": "2025-06-21T02:00:00Z",
-                   "mode": mode})
-        };
-        let (drill, passkey) = understand(&schedule("verify")).unwrap();
-        assert_eq!((drill.mode, drill.requested_by.as_str(), passkey), (Mode::Verify, "schedule", None));
-        let direct = json!({"backup": "latest", "passkey": "p"});
-        let alarm = json!({"alarmArn": "a", "time": "t", "alarmData": {"alarmName": "x", "state": {"value": "ALARM"}}});
-        for event in [
-            schedule("swap"),
-            schedule("plan"),
-            json!({"source": "aws.events", "detail-type": "Scheduled Event", "time": "2025-06-21T02:00:00Z", "resources": ["r"]}),
-            json!({"Records": [{"EventSource": "aws:sns", "Sns": {"Message": direct.to_string()}}]}),
-            json!({"Records": [{"eventSource": "aws:sqs", "body": direct.to_string()}]}),
-            json!({"Type": "Notification", "Message": direct.to_string()}),
-            json!({"Records": []}),
-            alarm,
-            json!({"source": "aws.s3", "detail-type": "Object Created", "detail": {}}),
-        ] {
-            assert_eq!(refused(event.clone()).code, "restore-not-from-events", "{event}");
-        }
-        assert_eq!(refused(json!(7)).code, "event-not-an-object");
-    }
-
-    #[test]
-    fn each_thing_that_is_wrong_has_its_own_error() {
-        for (event, code, word) in [
-            (json!({"backup": "latest", "bucket": "evil", "role": "x"}), "request-unknown-fields", "bucket, role"),
-            (json!({"mode": "undo", "backup": "latest"}), "request-unknown-fields", "backup"),
-            (
-                json!({"mode": "swap", "backup": "latest", "continue_on_error": true}),
-                "request-unknown-fields",
-                "continue_on_error",
-            ),
-            (json!({"mode": "drop", "backup": "latest"}), "request-malformed", "mode"),
-            (json!({"mode": "plan", "plan_for": "plan"}), "request-malformed", "mode"),
-            (json!({}), "request-malformed", "no backup"),
-            (json!({"backup": "yesterday"}), "request-malformed", "yesterday"),
-            (json!({"backup": "latest@Prod"}), "request-malformed", "Prod"),
-            (json!({"backup": "20250621-143000", "before": "2025-06-21T14:00:00Z"}), "request-malformed", "before"),
-            (json!({"before": "yesterday"}), "request-malformed", ""),
-            (json!({"import": "../x"}), "request-malformed", "import"),
-            (json!({"import": "x", "backup": "latest"}), "request-malformed", "import"),
-            (json!({"backup": "latest", "passkey": 1}), "request-malformed", "passkey"),
-            (json!({"mode": "tables", "backup": "latest"}), "request-malformed", "tables"),
-            (
-                json!({"mode": "tables", "backup": "latest", "tables": ["a.b"], "take_safety_backup": true}),
-                "request-malformed",
-                "take_safety_backup",
-            ),
-            (
-                json!({"mode": "swap", "backup": "latest", "keep_previous_days": 0}),
-                "request-malformed",
-                "keep_previous_days",
-            ),
-            (json!({"backup": "latest", "requested_by": "a\nb"}), "request-malformed", "requested_by"),
-            (json!({"mode": "rds_snapshot"}), "request-malformed", "instance"),
-            (json!({"mode": "rds_point_in_time", "instance": "x"}), "request-malformed", "moment"),
-        ] {
-            let fault = refused(event.clone());
-            assert_eq!(fault.code, code, "{event}");
-            assert!(fault.message.contains(word), "{word} in {fault}");
-        }
-    }
-
-    #[test]
-    fn the_passkey_is_in_nothing_that_is_printed_or_kept() {
-        for event in [
-            json!({"backup": "latest", "passkey": "hunter2-hunter2"}),
-            json!({"backup": 7, "passkey": "hunter2-hunter2"}),
-            json!({"bucket": "x", "passkey": "hunter2-hunter2"}),
-        ] {
-            let understood = understand(&event);
-            assert!(!format!("{understood:?}").contains("hunter2"), "{understood:?}");
-        }
-        let (request, passkey) = understand(&json!({"backup": "latest", "passkey": "hunter2-hunter2"})).unwrap();
-        assert_eq!(request.asked, json!({"backup": "latest", "mode": "new_database"}));
-        assert_eq!(passkey.unwrap().expose(), "hunter2-hunter2");
-    }
-}
+mod tests;

@@ -8,6 +8,7 @@ use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::clearance::{SafetyBackup, Source};
 use holdfast_shared::store::Store;
 use holdfast_shared::store::list::Listed;
+use holdfast_shared::store::thaw::Stored;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -28,6 +29,35 @@ pub struct Found {
     /// The bucket from the prefix of the source's environment.
     pub store: Store,
     pub warnings: Vec<String>,
+}
+
+/// The object that is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dump {
+    pub key: String,
+    pub version_id: Option<String>,
+}
+
+impl Found {
+    /// `None` where nothing that is stored is read.
+    pub fn dump(&self) -> Option<Dump> {
+        match &self.source {
+            Source::Backup(manifest) => {
+                let artifact = manifest.artifacts.get("dump")?;
+                Some(Dump { key: artifact.key.clone(), version_id: artifact.version_id.clone() })
+            }
+            Source::Import { name, version_id, .. } => {
+                let key = self.store.key(&ObjectKey::Import(name.clone()));
+                Some(Dump { key, version_id: version_id.clone() })
+            }
+            Source::Previous | Source::Rds => None,
+        }
+    }
+
+    /// How the dump is stored; `None` where it is not there, which the engine tells.
+    pub async fn stored(&self, dump: &Dump) -> Result<Option<Stored>, Fault> {
+        Ok(self.store.stored(&dump.key, dump.version_id.as_deref()).await?)
+    }
 }
 
 /// Finds a backup.

@@ -182,6 +182,44 @@ impl Store {
         *self.thaw_delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
     }
 
+    /// Ends the thaw of every object that is being thawed.
+    pub fn finish_thaws(&self) {
+        let now = Timestamp::now();
+        self.amend_all(|_, version| {
+            if let Some(thaw) = version.thaw.as_mut().filter(|thaw| thaw.ready_at > now) {
+                thaw.ready_at = now;
+            }
+        });
+    }
+
+    /// Moves a key's versions to a storage class, as a lifecycle rule does.
+    pub fn transition(&self, key: &str, storage_class: &str) {
+        self.amend_all(|path, version| {
+            if path == key && !version.delete_marker {
+                version.attributes.storage_class = storage_class.to_owned();
+                version.thaw = None;
+            }
+        });
+    }
+
+    /// In memory only.
+    fn amend_all(&self, change: impl Fn(&str, &mut Version)) {
+        for bucket in self.lock().values_mut() {
+            for (key, versions) in &mut bucket.objects {
+                versions.iter_mut().for_each(|version| change(key, Arc::make_mut(version)));
+            }
+        }
+    }
+
+    /// Makes every upload in progress as old as if it had been begun so long before.
+    pub fn age_uploads(&self, by: Duration) {
+        for bucket in self.lock().values_mut() {
+            for upload in bucket.uploads.values_mut() {
+                upload.initiated = upload.initiated.checked_sub(by).unwrap_or(Timestamp::MIN);
+            }
+        }
+    }
+
     pub(super) fn thaw_delay(&self) -> Duration {
         *self.thaw_delay.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -93,6 +93,8 @@ pub enum ObjectKey {
     RestoreRecord { date: Date, request_id: String },
     /// The lease under which one restore at a time works on one target.
     RestoreLease { environment: Environment, target: String },
+    /// Says that a restore waits; empty once it waits no longer.
+    RestoreWaiting { environment: Environment, request_id: String },
     /// Failed passkeys of an environment's restores.
     Lockout { environment: Environment },
     /// A `pg_dump` archive from elsewhere: read, never written.
@@ -117,6 +119,9 @@ impl ObjectKey {
             Self::RestoreLease { environment, target } => {
                 format!("{root}restores/leases/{environment}/{}.json", encode_segment(target))
             }
+            Self::RestoreWaiting { environment, request_id } => {
+                format!("{}{}.json", Self::waiting_of(environment, prefix), encode_segment(request_id))
+            }
             Self::Lockout { environment } => format!("{root}restores/lockout/{environment}.json"),
             Self::Import(name) => format!("{root}imports/{name}"),
             Self::Pin { backup_id, request_id } => {
@@ -130,6 +135,11 @@ impl ObjectKey {
     /// The folder that holds a backup's pins.
     pub fn pins_of(backup_id: BackupId, prefix: &KeyPrefix) -> String {
         format!("{}pins/{backup_id}/", prefix.as_str())
+    }
+
+    /// The folder that names an environment's waiting restores.
+    pub fn waiting_of(environment: &Environment, prefix: &KeyPrefix) -> String {
+        format!("{}restores/waiting/{environment}/", prefix.as_str())
     }
 
     pub fn content_type(&self) -> &'static str {
@@ -181,6 +191,11 @@ mod tests {
                 ObjectKey::RestoreRecord { date: "2025-06-22".parse().unwrap(), request_id: "../x".into() },
                 &none,
                 "restores/2025-06-22/%2E%2E%2Fx.json",
+            ),
+            (
+                ObjectKey::RestoreWaiting { environment: "staging".parse().unwrap(), request_id: "a/b".into() },
+                &production,
+                "production/restores/waiting/staging/a%2Fb.json",
             ),
             (
                 ObjectKey::RestoreLease { environment: "staging".parse().unwrap(), target: "shop".into() },

@@ -6,6 +6,7 @@ pub mod asked;
 mod refusal;
 #[cfg(test)]
 mod tests;
+pub mod thaw;
 
 use std::collections::BTreeSet;
 
@@ -32,6 +33,10 @@ pub enum Passkey {
     Rejected,
     /// Not looked at: too many have been wrong.
     LockedOut {
+        until: Timestamp,
+    },
+    /// The restore was approved before, and had to wait.
+    Approved {
         until: Timestamp,
     },
 }
@@ -165,6 +170,11 @@ pub fn clear(facts: Facts) -> Result<Clearance, Vec<Refusal>> {
 /// What is against a restore; empty where it may be done.
 pub fn refusals(facts: &Facts) -> Vec<Refusal> {
     let mut refusals: Vec<Refusal> = passkey_refusal(&facts.restore, facts.passkey).into_iter().collect();
+    if let Passkey::Approved { until } = facts.passkey
+        && until < facts.now
+    {
+        refusals.push(Refusal::ApprovalExpired { until });
+    }
     refusals.extend(source_refusals(facts));
     refusals.extend(name_refusals(&facts.restore));
     if facts.restore.writes_to_the_server() {
@@ -186,7 +196,7 @@ pub fn passkey_refusal(restore: &Restore, passkey: Passkey) -> Option<Refusal> {
         return None;
     }
     match passkey {
-        Passkey::Accepted => None,
+        Passkey::Accepted | Passkey::Approved { .. } => None,
         Passkey::NotConfigured => Some(Refusal::PasskeyNotConfigured),
         Passkey::Missing => Some(Refusal::PasskeyMissing),
         Passkey::Rejected => Some(Refusal::PasskeyRejected),

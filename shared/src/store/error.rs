@@ -88,6 +88,13 @@ impl From<StoreError> for Fault {
                 "store-unavailable",
                 Some("the store was still failing after several attempts; the next run starts afresh"),
             ),
+            Some("InvalidObjectState") => (
+                "store-object-archived",
+                Some("the object has to be thawed; a restore does that where it reads a dump"),
+            ),
+            Some("GlacierExpeditedRetrievalNotAvailable") => {
+                ("restore-expedited-unavailable", Some("S3 has no capacity for it now: ask with tier standard"))
+            }
             // The answer to a HEAD has no body, and so no code.
             None if error.status == Some(403) => (
                 "store-access-denied",

@@ -8,6 +8,7 @@ pub mod lease;
 pub mod list;
 pub mod read;
 pub mod remove;
+pub mod thaw;
 pub mod upload;
 
 pub use client::{ObjectFacts, PutOutcome, Store};

@@ -14,6 +14,7 @@ mod notify;
 mod pieces;
 mod restore;
 mod restore_guard;
+mod restore_thaw;
 mod retention;
 mod rights;
 mod runs;

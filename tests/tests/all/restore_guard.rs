@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::bed::{BUCKET, Bed, EXPORT, binary};
 use crate::scene::small_database;
 
-const RESTORE: &str = "restore-trigger";
+pub const RESTORE: &str = "restore-trigger";
 const ROLE: (&str, &str) = ("restore-role", "restore-role-secret");
-const PASSKEY: &str = "correct horse battery";
+pub const PASSKEY: &str = "correct horse battery";
 const PASSKEY_SECRET: &str = "arn:passkey";
 const BACKUP: &str = "20250621-143000";
 const MAJOR: u16 = 17;
@@ -28,12 +28,19 @@ fn restore_rights() -> Permissions {
     for root in ["", "test/", "staging/"] {
         for prefix in ["postgres-exports/", "imports/", "pins/", "restores/"] {
             allow.push(("s3:GetObject".to_owned(), format!("{root}{prefix}")));
+            allow.push(("s3:GetObjectVersion".to_owned(), format!("{root}{prefix}")));
         }
         allow.push(("s3:ListBucket".to_owned(), format!("{root}postgres-exports/metadata/")));
+        for archived in ["postgres-exports/dumps/", "imports/"] {
+            allow.push(("s3:RestoreObject".to_owned(), format!("{root}{archived}")));
+        }
         allow.push(("s3:PutObject".to_owned(), format!("{root}pins/")));
+        // What a drill has proved.
+        allow.push(("s3:PutObject".to_owned(), format!("{root}postgres-exports/metadata/")));
     }
     for own in ["restores/", "test/restores/"] {
         allow.push(("s3:PutObject".to_owned(), own.to_owned()));
+        allow.push(("s3:ListBucket".to_owned(), format!("{own}waiting/")));
     }
     Permissions { allow }
 }
@@ -53,19 +60,19 @@ fn hash(passkey: &str) -> (bool, String) {
 }
 
 /// A bed with the restore function for its database `shop`.
-struct Guarded {
-    bed: Bed,
+pub struct Guarded {
+    pub bed: Bed,
     secrets: SecretsServer,
     system_identifier: String,
 }
 
 impl Guarded {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
     /// With settings over the usual ones; an empty one is not set.
-    async fn with(settings: &[(&str, &str)]) -> Self {
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
         let bed = Bed::start(MAJOR).await;
         small_database(&bed, "shop").await;
         bed.store().add_key(ROLE.0, ROLE.1, Some(restore_rights()));
@@ -78,7 +85,7 @@ impl Guarded {
         guarded
     }
 
-    fn register(&self, settings: &[(&str, &str)]) {
+    pub fn register(&self, settings: &[(&str, &str)]) {
         let mut spec = FunctionSpec::new(RESTORE, binary(RESTORE))
             .env("BUCKET", BUCKET)
             .env("ENVIRONMENT", "test")
@@ -99,35 +106,35 @@ impl Guarded {
         self.bed.lambda.register(spec);
     }
 
-    async fn ask(&self, payload: Value) -> InvokeOutcome {
+    pub async fn ask(&self, payload: Value) -> InvokeOutcome {
         self.bed.lambda.invoke(RESTORE, payload).await.unwrap()
     }
 
-    async fn ask_as(&self, request_id: &str, payload: Value) -> InvokeOutcome {
+    pub async fn ask_as(&self, request_id: &str, payload: Value) -> InvokeOutcome {
         let options = InvokeOptions { request_id: Some(request_id.to_owned()), ..InvokeOptions::default() };
         self.bed.lambda.invoke_with(RESTORE, payload, options).await.unwrap()
     }
 
     /// Asks and expects a refusal or failure; its code.
-    async fn refused(&self, payload: Value) -> String {
+    pub async fn refused(&self, payload: Value) -> String {
         code(&self.ask(payload).await)
     }
 
     /// Asks, and expects that the guard let it pass; the record.
-    async fn passes(&self, payload: Value) -> Value {
+    pub async fn passes(&self, payload: Value) -> Value {
         let outcome = self.ask(payload).await;
         let record = self.record(&outcome.request_id).await;
         assert!(record["cleared"].is_object(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
         record
     }
 
-    async fn plan(&self, payload: Value) -> Value {
+    pub async fn plan(&self, payload: Value) -> Value {
         let outcome = self.ask(payload).await;
         assert!(!outcome.is_error(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
         outcome.payload
     }
 
-    fn keys(&self, part: &str) -> Vec<String> {
+    pub fn keys(&self, part: &str) -> Vec<String> {
         let objects = self.bed.store().objects(BUCKET);
         let mut keys: Vec<String> =
             objects.into_iter().map(|object| object.key).filter(|key| key.contains(part)).collect();
@@ -136,17 +143,17 @@ impl Guarded {
         keys
     }
 
-    async fn json(&self, key: &str) -> Value {
+    pub async fn json(&self, key: &str) -> Value {
         serde_json::from_slice(&self.bed.get(key).await).unwrap()
     }
 
-    async fn record(&self, request_id: &str) -> Value {
+    pub async fn record(&self, request_id: &str) -> Value {
         let keys = self.keys(&format!("{request_id}.json"));
         let key = keys.iter().find(|key| key.contains("restores/")).unwrap_or_else(|| panic!("{keys:?}"));
         self.json(key).await
     }
 
-    async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+    pub async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
         let put = self.bed.client().await.put_object().bucket(BUCKET).key(key);
         put.body(body.into().into()).send().await.unwrap();
     }
@@ -156,19 +163,19 @@ impl Guarded {
         self.put(&manifest_key(root, id), manifest.to_string()).await;
     }
 
-    async fn databases(&self) -> Vec<String> {
+    pub async fn databases(&self) -> Vec<String> {
         let client = self.bed.cluster.connect("postgres").await.unwrap();
         let rows = client.query("SELECT datname::text FROM pg_database ORDER BY 1", &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
 }
 
-fn code(outcome: &InvokeOutcome) -> String {
+pub fn code(outcome: &InvokeOutcome) -> String {
     assert!(outcome.is_error(), "{:#}", outcome.payload);
     outcome.payload["errorType"].as_str().unwrap_or_default().to_owned()
 }
 
-fn codes(problems: &Value) -> Vec<&str> {
+pub fn codes(problems: &Value) -> Vec<&str> {
     problems.as_array().unwrap().iter().map(|problem| problem["code"].as_str().unwrap()).collect()
 }
 
@@ -202,7 +209,7 @@ fn manifest(root: &str, id: &str) -> Value {
     })
 }
 
-fn edited(mut manifest: Value, edit: impl FnOnce(&mut Value)) -> Value {
+pub fn edited(mut manifest: Value, edit: impl FnOnce(&mut Value)) -> Value {
     edit(&mut manifest);
     manifest
 }

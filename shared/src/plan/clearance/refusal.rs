@@ -15,6 +15,8 @@ pub enum Refusal {
     PasskeyRejected,
     #[error("too many wrong passkeys: restores are locked until {until}")]
     LockedOut { until: Timestamp },
+    #[error("the approval of this restore has expired at {until}")]
+    ApprovalExpired { until: Timestamp },
     #[error("{mode} cannot be made of this source")]
     SourceUnfit { mode: &'static str },
     #[error("backup {id} is expired: its data is gone")]
@@ -51,6 +53,12 @@ pub enum Refusal {
         "{mode} changes database {database:?}, and no verified backup of it is younger than {minutes} min: {newest}"
     )]
     SafetyBackupMissing { mode: &'static str, database: String, minutes: i64, newest: String },
+    #[error(
+        "the dump is archived: the restore goes on hours later, when no backup of database {database:?} is recent any more"
+    )]
+    ThawWithoutSafetyBackup { database: String },
+    #[error("a dump in DEEP_ARCHIVE cannot be thawed by tier expedited")]
+    TierUnavailable,
 }
 
 fn shown(identifier: &Option<String>) -> &str {
@@ -65,6 +73,7 @@ impl Refusal {
             Self::PasskeyMissing => "restore-passkey-missing",
             Self::PasskeyRejected => "restore-passkey-rejected",
             Self::LockedOut { .. } => "restore-locked-out",
+            Self::ApprovalExpired { .. } => "restore-approval-expired",
             Self::SourceUnfit { .. } => "restore-source-unfit",
             Self::BackupExpired { .. } => "backup-expired",
             Self::BackupNotVerified { .. } => "restore-backup-not-verified",
@@ -82,6 +91,8 @@ impl Refusal {
             Self::TargetMissing { .. } => "restore-target-missing",
             Self::NothingToUndo { .. } => "restore-nothing-to-undo",
             Self::SafetyBackupMissing { .. } => "restore-safety-backup-missing",
+            Self::ThawWithoutSafetyBackup { .. } => "restore-thaw-without-safety-backup",
+            Self::TierUnavailable => "restore-tier-unavailable",
         }
     }
 
@@ -94,6 +105,7 @@ impl Refusal {
             Self::PasskeyMissing => "give it as \"passkey\"; mode plan and drills need none",
             Self::PasskeyRejected => "five wrong ones within 15 minutes lock restores for 15 minutes",
             Self::LockedOut { .. } => "wait; if it was not you, look at the records under restores/ and at CloudTrail",
+            Self::ApprovalExpired { .. } => "ask again",
             Self::SourceUnfit { .. } => "docs/restore.md says what each mode takes",
             Self::BackupExpired { .. } => "choose another backup",
             Self::BackupNotVerified { .. } => "choose a verified backup, or prove this one with mode verify",
@@ -118,6 +130,10 @@ impl Refusal {
             Self::TargetMissing { .. } => "check target_database and DATABASE_NAME; mode new_database makes a new one",
             Self::NothingToUndo { .. } => "mode undo takes back what mode swap did",
             Self::SafetyBackupMissing { .. } => "run scheduled-export first, or ask with \"take_safety_backup\": true",
+            Self::ThawWithoutSafetyBackup { .. } => {
+                "ask with \"take_safety_backup\": true: it is then taken when the dump has thawed"
+            }
+            Self::TierUnavailable => "ask with tier standard or bulk",
         }
     }
 }

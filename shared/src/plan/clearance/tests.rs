@@ -343,3 +343,34 @@ proptest! {
         prop_assert_eq!(clear(facts).is_err(), must_refuse);
     }
 }
+
+#[test]
+fn a_dump_that_has_to_be_thawed_is_approved_only_for_what_can_wait() {
+    use super::thaw::{APPROVAL_LASTS, Archive, approve, thaw_refusals};
+    for restore in restores() {
+        let changes = restore.changes_existing_data();
+        let mut facts = good(restore);
+        // It would be hours old when the restore goes on.
+        facts.safety_backup = None;
+        let codes =
+            |archive, takes| thaw_refusals(&facts, archive, takes).iter().map(Refusal::code).collect::<Vec<_>>();
+        let expected: &[&str] = if changes { &["restore-thaw-without-safety-backup"] } else { &[] };
+        assert_eq!(codes(Archive::Flexible, false), expected, "{:?}", facts.restore);
+        assert_eq!(codes(Archive::Deep, true), [""; 0]);
+        facts.options.tier = Tier::Expedited;
+        let codes = thaw_refusals(&facts, Archive::Deep, true);
+        assert_eq!(codes, [Refusal::TierUnavailable]);
+        let approval = approve(facts, Archive::Flexible, true).unwrap();
+        assert_eq!((approval.expected(), approval.expires()), (SignedDuration::from_mins(5), now() + APPROVAL_LASTS));
+    }
+}
+
+#[test]
+fn an_approval_opens_until_it_expires() {
+    for restore in restores() {
+        let with = |until: Timestamp| Facts { passkey: Passkey::Approved { until }, ..good(restore.clone()) };
+        assert_eq!(refusals(&with(now())), []);
+        let until = now() - SignedDuration::from_secs(1);
+        assert_eq!(refusals(&with(until)), [Refusal::ApprovalExpired { until }]);
+    }
+}

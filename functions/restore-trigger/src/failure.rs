@@ -1,0 +1,63 @@
+//! Why an invocation ends without a restore, and what is answered to one that comes again.
+
+use holdfast_shared::fault::Fault;
+use serde_json::{Value, json};
+
+use crate::audit::{Record, RecordState};
+
+/// Why an invocation ends without a restore.
+pub enum Failure {
+    /// A rule is against it. Nothing was begun.
+    Refused(Fault),
+    Failed(Fault),
+    /// It has been counted and told before.
+    Told(Fault),
+}
+
+impl Failure {
+    pub fn fault(&self) -> &Fault {
+        match self {
+            Self::Refused(fault) | Self::Failed(fault) | Self::Told(fault) => fault,
+        }
+    }
+}
+
+impl<E: Into<Fault>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// What is wrong with what was asked for is a refusal; a store that does not answer is a failure.
+pub fn not_to_be_had(fault: Fault) -> Failure {
+    const REFUSED: [&str; 4] = ["backup-not-found", "backup-expired", "manifest-unreadable", "import-not-found"];
+    if REFUSED.contains(&fault.code) { Failure::Refused(fault) } else { Failure::Failed(fault) }
+}
+
+pub fn deadline_fault(how_far: &str) -> Fault {
+    Fault::new("deadline-reached", format!("the restore was not done before the function's timeout, {how_far}"))
+        .hint("raise the function's Timeout or MemorySize, or restore fewer tables")
+}
+
+pub fn in_progress(record: &Record) -> Fault {
+    let message = format!("this request has been running since {}", record.started);
+    Fault::new("restore-in-progress", message)
+        .hint(format!("its outcome is in its record once it ends, at the latest at {}", record.running_until))
+}
+
+/// What a request is answered with that has been answered before: the same again, and nothing is done.
+pub fn answered(record: Record) -> Result<Value, Failure> {
+    if let Some(mut outcome) = record.outcome {
+        tracing::info!("this request has been answered already");
+        outcome["duplicate"] = json!(true);
+        return Ok(outcome);
+    }
+    let problem = record.problems.first();
+    let what = problem
+        .map_or_else(|| "no reason was kept".to_owned(), |problem| format!("{}: {}", problem.code, problem.message));
+    let state = if record.state == RecordState::Refused { "refused" } else { "ended in a failure" };
+    let message = format!("this request was {state} at {}: {what}", record.updated);
+    Err(Failure::Told(
+        Fault::new("restore-already-answered", message).hint("a request is run once; ask again with a new invocation"),
+    ))
+}

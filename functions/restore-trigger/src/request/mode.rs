@@ -1,0 +1,78 @@
+//! What a restore may be asked to do, and the fields that go with it.
+
+use serde::Deserialize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    NewDatabase,
+    Swap,
+    Tables,
+    Undo,
+    Verify,
+    RdsSnapshot,
+    RdsPointInTime,
+}
+
+impl Mode {
+    /// The fields it takes, beside those that every mode does.
+    pub(super) fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::NewDatabase => &[
+                "backup",
+                "before",
+                "source_database",
+                "import",
+                "tier",
+                "target_database",
+                "no_owner",
+                "continue_on_error",
+            ],
+            Self::Swap => &[
+                "backup",
+                "before",
+                "source_database",
+                "import",
+                "tier",
+                "target_database",
+                "no_owner",
+                "take_safety_backup",
+                "keep_previous_days",
+            ],
+            Self::Tables => &[
+                "backup",
+                "before",
+                "source_database",
+                "import",
+                "tier",
+                "target_database",
+                "tables",
+                "into",
+                "no_owner",
+                "continue_on_error",
+                "take_safety_backup",
+            ],
+            Self::Undo => &["target_database", "take_safety_backup"],
+            Self::Verify => &["backup", "before", "source_database", "tier"],
+            Self::RdsSnapshot => &["snapshot", "instance"],
+            Self::RdsPointInTime => &["moment", "instance"],
+        }
+    }
+
+    /// Writes to the configured server, which has to be there; else the server may be what was lost.
+    pub fn writes_to_the_server(self) -> bool {
+        !matches!(self, Self::RdsSnapshot | Self::RdsPointInTime)
+    }
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NewDatabase => "new_database",
+            Self::Swap => "swap",
+            Self::Tables => "tables",
+            Self::Undo => "undo",
+            Self::Verify => "verify",
+            Self::RdsSnapshot => "rds_snapshot",
+            Self::RdsPointInTime => "rds_point_in_time",
+        }
+    }
+}

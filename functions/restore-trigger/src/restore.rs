@@ -1,0 +1,328 @@
+//! One restore: judge the passkey, find, lease, pin, clear; then the engine, or the wait for an archived dump.
+
+use holdfast_shared::domain::{BackupId, ObjectKey};
+use holdfast_shared::fault::{Fault, chain};
+use holdfast_shared::plan::clearance::thaw::{Approval, approve};
+use holdfast_shared::plan::clearance::{
+    Clearance, Facts, Passkey, Refusal, Restore, SafetyBackup, Source, TargetServer, clear, passkey_refusal, refusals,
+};
+use holdfast_shared::postgres::connect::Target;
+use holdfast_shared::secret::Secret;
+use holdfast_shared::store::Store;
+use holdfast_shared::store::lease::{Acquired, Lease};
+use holdfast_shared::store::thaw::Stored;
+use jiff::SignedDuration;
+use serde_json::json;
+use tracing::field::display;
+
+use crate::audit::{Audit, RecordState, Wait};
+use crate::carry_out::{Context, Ended, carry_out};
+use crate::failure::{Failure, deadline_fault, not_to_be_had};
+use crate::guard::{Guard, refused, restore_of};
+use crate::handler::{Answer, CLEANUP_LIMIT, Function, Invocation};
+use crate::pins::{self, HeldPin};
+use crate::request::RestoreRequest;
+use crate::select::{self, Dump, Found};
+
+/// How long a pin outlives the invocation that may have died with it.
+const PIN_GRACE: SignedDuration = SignedDuration::from_mins(10);
+
+/// One restore that is to be done now.
+pub struct Job<'a> {
+    pub request: &'a RestoreRequest,
+    pub ground: Ground<'a>,
+    /// The restore's own, which is another than the invocation's where it had to wait.
+    pub request_id: &'a str,
+    /// Names what has no backup's id.
+    pub id: BackupId,
+    pub invocation: &'a Invocation,
+}
+
+/// On what ground a restore may be allowed.
+pub enum Ground<'a> {
+    Passkey(Option<&'a Secret>),
+    /// It was allowed before, and had to wait.
+    Approved(&'a Approved),
+}
+
+/// What was allowed, as the record has it.
+pub struct Approved {
+    pub wait: Wait,
+    /// The restore, with every name.
+    pub restore: serde_json::Value,
+}
+
+/// What has been looked at, and may be done.
+enum Prepared {
+    Cleared(Clearance),
+    /// Not to be read yet.
+    Cold {
+        approval: Approval,
+        dump: Dump,
+        stored: Stored,
+    },
+}
+
+/// What a restore holds while it runs.
+struct Held {
+    prepared: Prepared,
+    source_store: Store,
+    target: Option<Target>,
+    pin: Option<HeldPin>,
+}
+
+impl Function {
+    /// Everything from the request to its end, or to where it has to wait.
+    pub async fn restore(&self, job: &Job<'_>, audit: &mut Audit) -> Result<Answer, Failure> {
+        let mut lease = None;
+        let preparing = Box::pin(self.prepare(job, audit, &mut lease));
+        let prepared = tokio::time::timeout_at(job.invocation.give_up_at.into(), preparing).await;
+        let prepared = prepared.unwrap_or_else(|_| Err(Failure::Failed(deadline_fault("before it began"))));
+        let result = match (prepared, &mut lease) {
+            (Ok(held), Some(lease)) => self.go_on(held, lease, job, audit).await,
+            (Ok(_), None) => Err(Failure::Failed(Fault::new("internal", "cleared without a lease"))),
+            (Err(failure), _) => Err(failure),
+        };
+        if let Some(lease) = lease {
+            let released = tokio::time::timeout(CLEANUP_LIMIT, lease.release(&self.store)).await;
+            if !matches!(released, Ok(Ok(()))) {
+                tracing::info!("the lease was not given back, and will expire");
+            }
+        }
+        result
+    }
+
+    /// Everything before the engine: on return nothing but control objects has been written.
+    async fn prepare(&self, job: &Job<'_>, audit: &mut Audit, lease: &mut Option<Lease>) -> Result<Held, Failure> {
+        let Job { request, id, .. } = *job;
+        let guard = self.guard(job.invocation);
+        // Judged first: to who does not have it nothing else is said.
+        let named = restore_of(request, &Source::Previous, "", None, id);
+        let passkey = match &job.ground {
+            Ground::Approved(approved) => Passkey::Approved { until: approved.wait.approval_expires },
+            Ground::Passkey(given) if named.needs_passkey() => guard.passkey(*given).await?,
+            Ground::Passkey(_) => Passkey::Missing,
+        };
+        if let Some(refusal) = passkey_refusal(&named, passkey) {
+            return Err(Failure::Refused(refused(&[refusal])));
+        }
+        let target = if named.writes_to_the_server() { Some(guard.target().await?) } else { None };
+        let live_database = target.as_ref().map(|target| target.database.clone()).unwrap_or_default();
+        let found = guard.source(request, &live_database).await.map_err(not_to_be_had)?;
+        let backup = found.source.manifest().map(|manifest| (manifest.timestamp, manifest.environment.clone()));
+        let restore = restore_of(request, &found.source, &live_database, None, id);
+        if let Ground::Approved(approved) = &job.ground {
+            approved.is_of(&restore, found.dump().as_ref()).map_err(Failure::Refused)?;
+        }
+        audit.record.target = Some(restore.target().to_owned());
+        if let Some((id, environment)) = &backup {
+            tracing::Span::current().record("backup_id", display(id));
+            audit.record.backup_id = Some(*id);
+            audit.record.backup_environment = Some(environment.clone());
+        }
+        tracing::Span::current().record("target", restore.target());
+
+        let held_id = backup.as_ref().map_or(id, |(id, _)| *id);
+        *lease = Some(self.lease(restore.target(), held_id, job).await?);
+        // From here on nobody else changes what is looked at.
+        let server = match &target {
+            Some(target) => Some(guard.observe(target, restore.target()).await?),
+            None => None,
+        };
+        let (source, pin) = self.pin(&found, restore.mode(), job).await?;
+        let restore = restore_of(request, &source, &live_database, server.as_ref(), id);
+        let seen = Seen { restore, source, passkey, server };
+        match Box::pin(self.decide(&guard, request, &found, seen)).await {
+            Ok(prepared) => Ok(Held { prepared, source_store: found.store, target, pin }),
+            Err(failure) => {
+                job.let_go(pin).await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn decide(
+        &self,
+        guard: &Guard<'_>,
+        request: &RestoreRequest,
+        found: &Found,
+        seen: Seen,
+    ) -> Result<Prepared, Failure> {
+        let dump = found.dump();
+        let stored = match &dump {
+            Some(dump) => found.stored(dump).await?,
+            None => None,
+        };
+        if let (Some(dump), Some(stored)) = (dump, stored)
+            && let Some(archive) = stored.archive()
+        {
+            let approval = approve(seen.facts(guard, request, None), archive, request.take_safety_backup);
+            let approval = approval.map_err(|refusals| Failure::Refused(refused(&refusals)))?;
+            return Ok(Prepared::Cold { approval, dump, stored });
+        }
+        let safety = guard.safety_backup(&seen.restore).await?;
+        let facts = seen.facts(guard, request, safety);
+        let missing = |refusal: &Refusal| matches!(refusal, Refusal::SafetyBackupMissing { .. });
+        let against = refusals(&facts);
+        let cleared = if !request.take_safety_backup || against.is_empty() || !against.iter().all(missing) {
+            clear(facts)
+        } else {
+            // Nothing else is against it: worth a backup.
+            let taken = guard.take_safety_backup().await?;
+            tracing::info!(safety_backup = %taken, "a safety backup was taken");
+            let safety = guard.safety_backup(&seen.restore).await?;
+            clear(seen.facts(guard, request, safety))
+        };
+        cleared.map(Prepared::Cleared).map_err(|refusals| Failure::Refused(refused(&refusals)))
+    }
+
+    async fn lease(&self, target: &str, backup_id: BackupId, job: &Job<'_>) -> Result<Lease, Failure> {
+        let key = ObjectKey::RestoreLease { environment: self.config.environment.clone(), target: target.to_owned() };
+        let event_key = format!("restore:{}", job.request_id);
+        match self.store.acquire_lease(key, backup_id, &event_key, &job.invocation.request_id).await? {
+            Acquired::Lease { lease, .. } => Ok(lease),
+            Acquired::HeldBy(holder) => Err(Failure::Refused(
+                Fault::new(
+                    "restore-target-busy",
+                    format!("another restore works on {target}: request {}, since {}", holder.request_id, holder.since),
+                )
+                .hint(format!("wait for it; if it is dead its lease expires at {}", holder.expires)),
+            )),
+        }
+    }
+
+    /// Pins a backup and reads its manifest again: what retention wrote before it saw the pin is seen here.
+    async fn pin(&self, found: &Found, mode: &str, job: &Job<'_>) -> Result<(Source, Option<HeldPin>), Failure> {
+        let Some(manifest) = found.source.manifest() else { return Ok((found.source.clone(), None)) };
+        let expires = match &job.ground {
+            Ground::Passkey(_) => job.invocation.ends + PIN_GRACE,
+            // It may have to wait again.
+            Ground::Approved(approved) => approved.wait.approval_expires.max(job.invocation.ends + PIN_GRACE),
+        };
+        let purpose = format!("restore {mode}");
+        let pin = pins::put(&found.store, manifest.timestamp, job.request_id, &purpose, expires).await?;
+        match select::by_id(&found.store, manifest.timestamp).await {
+            Ok(manifest) => Ok((Source::Backup(Box::new(manifest)), Some(pin))),
+            Err(fault) => {
+                job.let_go(Some(pin)).await;
+                Err(not_to_be_had(fault))
+            }
+        }
+    }
+
+    async fn go_on(&self, held: Held, lease: &mut Lease, job: &Job<'_>, audit: &mut Audit) -> Result<Answer, Failure> {
+        let Held { prepared, source_store, target, mut pin } = held;
+        let clearance = match prepared {
+            Prepared::Cleared(clearance) => clearance,
+            Prepared::Cold { approval, dump, stored } => {
+                let thawing = self.thaw(&approval, &dump, &stored, job, audit, pin.as_mut(), &source_store);
+                let thawing = tokio::time::timeout_at(job.invocation.give_up_at.into(), Box::pin(thawing)).await;
+                let thawed = thawing.unwrap_or_else(|_| Err(deadline_fault("before the dump was being thawed")));
+                if thawed.is_err() {
+                    job.let_go(pin).await;
+                }
+                let receipt = thawed?;
+                self.report_waiting(&receipt).await;
+                return Ok((receipt, RecordState::Thawing));
+            }
+        };
+        let cleared = json!({
+            "restore": clearance.restore(),
+            "options": clearance.options(),
+            "safety_backup": clearance.safety_backup(),
+            "granted_at": clearance.granted_at(),
+        });
+        tracing::info!(%cleared, "the restore is allowed");
+        // Written before anything is changed: what was done to a database can be found out.
+        let written = audit.write(|record| {
+            record.cleared = Some(cleared);
+            record.waits_for = None;
+        });
+        let written = written.await;
+        let attempt = audit.record.attempt;
+        let result = match written {
+            Err(fault) => Err(fault),
+            Ok(()) => {
+                let context = Context {
+                    config: &self.config,
+                    aws: &self.aws,
+                    store: &self.store,
+                    source_store: &source_store,
+                    target: target.as_ref(),
+                    pin: pin.as_mut(),
+                    request_id: job.request_id,
+                    attempt,
+                    started: job.invocation.started,
+                    give_up_at: job.invocation.give_up_at,
+                };
+                tokio::select! {
+                    result = Box::pin(carry_out(context, clearance)) => result,
+                    fault = lease.keep(&self.store) => Err(fault),
+                    () = tokio::time::sleep_until(job.invocation.give_up_at.into()) => {
+                        Err(deadline_fault("and what it had begun is not in use"))
+                    }
+                }
+            }
+        };
+        unpin(pin).await;
+        match result {
+            Ok(Ended::Succeeded(receipt)) => {
+                self.report_success(&receipt).await;
+                Ok((receipt, RecordState::Succeeded))
+            }
+            Ok(Ended::Waiting { receipt, until }) => {
+                tracing::info!(%until, "waiting for RDS");
+                Ok((receipt, RecordState::Waiting))
+            }
+            Err(fault) => Err(Failure::Failed(fault)),
+        }
+    }
+}
+
+impl Job<'_> {
+    /// What is not begun needs its pin no longer, unless it goes on waiting: then whoever ends that releases it.
+    async fn let_go(&self, pin: Option<HeldPin>) {
+        if matches!(self.ground, Ground::Passkey(_)) {
+            unpin(pin).await;
+        }
+    }
+}
+
+/// What was looked at.
+struct Seen {
+    restore: Restore,
+    source: Source,
+    passkey: Passkey,
+    server: Option<TargetServer>,
+}
+
+impl Seen {
+    fn facts(&self, guard: &Guard<'_>, request: &RestoreRequest, safety: Option<SafetyBackup>) -> Facts {
+        guard.facts(request, self.restore.clone(), self.source.clone(), self.passkey, self.server.clone(), safety)
+    }
+}
+
+impl Approved {
+    /// What would be done now is what was approved: the same dump, into the same names.
+    fn is_of(&self, restore: &Restore, dump: Option<&Dump>) -> Result<(), Fault> {
+        let now = serde_json::to_value(restore).map_err(|error| Fault::from_error("internal", &error))?;
+        let archived = self.wait.archived.as_ref();
+        let same_dump = archived.map(|archived| (&archived.key, &archived.version_id))
+            == dump.map(|dump| (&dump.key, &dump.version_id));
+        if now == self.restore && same_dump {
+            return Ok(());
+        }
+        Err(Fault::new("restore-not-as-approved", "what would be restored now is not what was approved")
+            .hint("the dump or the function's settings have changed since: ask again"))
+    }
+}
+
+async fn unpin(pin: Option<HeldPin>) {
+    let Some(pin) = pin else { return };
+    let problem = match tokio::time::timeout(CLEANUP_LIMIT, pin.release()).await {
+        Ok(Ok(())) => return,
+        Ok(Err(fault)) => chain(&fault),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::info!(problem, "the pin was not released, and will expire");
+}
