@@ -4,6 +4,7 @@ pub mod lambda;
 mod orphans;
 pub mod postgres;
 pub mod proxy;
+pub mod rds;
 pub mod s3;
 pub mod sample;
 pub mod secrets;

@@ -8,6 +8,8 @@ pub mod fault;
 pub mod notify;
 pub mod plan;
 pub mod postgres;
+#[cfg(feature = "rds")]
+pub mod rds;
 pub mod runtime;
 pub mod secret;
 pub mod store;

@@ -3,10 +3,12 @@
 pub mod artifact;
 pub mod backup_id;
 pub mod environment;
+pub mod export_task;
 pub mod fingerprint;
 pub mod manifest;
 pub mod object_key;
 pub mod pin;
+pub mod rds;
 pub mod table;
 pub mod tombstone;
 

@@ -12,6 +12,7 @@ mod extremes;
 mod matrix;
 mod notify;
 mod pieces;
+mod rds_client;
 mod restore;
 mod restore_guard;
 mod restore_thaw;
