@@ -341,7 +341,7 @@ pub fn padding_block(min_bytes: u64) -> Vec<u8> {
 const BLOCK_DATA: u8 = 1;
 const BLOCK_LARGE_OBJECTS: u8 = 3;
 /// `pg_dump` counts dump ids from 1 and keeps them in memory: it never gets here.
-const PADDING_DUMP_ID: i32 = i32::MAX;
+pub const PADDING_DUMP_ID: i32 = i32::MAX;
 
 #[cfg(test)]
 mod tests {

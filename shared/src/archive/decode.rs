@@ -25,6 +25,10 @@ pub const OUTPUT_BYTES: usize = 256 * 1024;
 /// The largest zstd window that is allocated, as a power of two: 128 MiB, what level 22 and `long` need, and what
 /// zstd, and with it `pg_restore`, reads by default (`ZSTD_WINDOWLOG_LIMIT_DEFAULT`).
 pub const MAX_WINDOW_LOG: u32 = 27;
+/// The window of zstd's level 19 (8 MiB), the highest without `--ultra`.
+pub const USUAL_WINDOW_LOG: u32 = 23;
+/// `ZSTD_getErrorName` of the error that a larger window gives.
+const WINDOW_TOO_LARGE: &str = "Frame requires too much memory for decoding";
 
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -32,6 +36,8 @@ pub enum DecodeError {
     Setup { codec: &'static str, source: io::Error },
     #[error("{codec} data is damaged within its first {stored} stored bytes")]
     Corrupt { codec: &'static str, stored: u64, source: io::Error },
+    #[error("a zstd frame wants a window of more than {limit_mib} MiB")]
+    Window { limit_mib: u64 },
     #[error("something follows the end of the {codec} stream, after {stored} stored bytes")]
     TrailingData { codec: &'static str, stored: u64 },
     #[error("{codec} data is not complete: {stored} stored bytes are not its whole stream")]
@@ -50,7 +56,7 @@ enum Engine {
     None,
     Gzip { inflate: Decompress, ended: bool },
     Lz4(Lz4Frames),
-    Zstd { frames: ZstdDecoder<'static>, within: Within, pending: bool },
+    Zstd { frames: ZstdDecoder<'static>, within: Within, pending: bool, max_window_log: u32 },
 }
 
 /// Where in its frames a zstd stream stands.
@@ -89,7 +95,7 @@ impl Decoder {
             HeaderCompression::Zstd => {
                 let mut frames = ZstdDecoder::new().map_err(setup_zstd)?;
                 frames.set_parameter(DParameter::WindowLogMax(max_window_log)).map_err(setup_zstd)?;
-                Engine::Zstd { frames, within: Within::Nothing, pending: false }
+                Engine::Zstd { frames, within: Within::Nothing, pending: false, max_window_log }
             }
         };
         Ok(Self::around(engine))
@@ -150,7 +156,7 @@ impl Decoder {
                 *ended = false;
             }
             Engine::Lz4(frames) => *frames = Lz4Frames::default(),
-            Engine::Zstd { frames, within, pending } => {
+            Engine::Zstd { frames, within, pending, .. } => {
                 frames.reinit().map_err(setup_zstd)?;
                 (*within, *pending) = (Within::Nothing, false);
             }
@@ -182,18 +188,34 @@ impl Decoder {
             }
             Engine::Gzip { inflate, ended } => advance_gzip(inflate, ended, input, &mut self.output).map(Text::Output),
             Engine::Lz4(frames) => frames.advance(input, &mut self.output).map(Text::Output),
-            Engine::Zstd { frames, within, pending } => {
+            Engine::Zstd { frames, within, pending, .. } => {
                 advance_zstd(frames, within, pending, input, &mut self.output).map(Text::Output)
             }
         };
         self.stored += (before - input.len()) as u64;
-        let text = text.map_err(|source| DecodeError::Corrupt { codec: self.codec(), stored: self.stored, source })?;
+        let text = text.map_err(|source| match self.engine {
+            Engine::Zstd { max_window_log, .. } if source.to_string() == WINDOW_TOO_LARGE => {
+                DecodeError::Window { limit_mib: (1 << max_window_log) >> 20 }
+            }
+            _ => DecodeError::Corrupt { codec: self.codec(), stored: self.stored, source },
+        })?;
         let ended = matches!(self.engine, Engine::Gzip { ended: true, .. });
         if ended && matches!(text, Text::Output(0)) && !input.is_empty() {
             return Err(DecodeError::TrailingData { codec: self.codec(), stored: self.stored });
         }
         Ok(text)
     }
+}
+
+/// The window that the zstd frame which begins with these bytes wants, as a power of two, rounded up; `None` where they
+/// are too few or no frame's beginning. Source: RFC 8878, 3.1.1.1.
+pub fn zstd_window_log(frame: &[u8]) -> Option<u32> {
+    const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    let [descriptor, window, ..] = *frame.strip_prefix(&MAGIC)? else { return None };
+    let log = 10 + u32::from(window >> 3) + u32::from(window & 7 != 0);
+    // A frame of a single segment says the size of its content instead, which then is its window.
+    (descriptor & SINGLE_SEGMENT == 0).then_some(log)
 }
 
 fn setup_zstd(source: io::Error) -> DecodeError {

@@ -3,9 +3,11 @@
 //!
 //! Source: PostgreSQL's `pg_backup_archiver.c`, `pg_backup_custom.c`, `compress_zstd.c`, `compress_gzip.c` (13–18).
 
+pub mod admit;
 pub mod blocks;
 pub mod codec;
 pub mod decode;
+pub mod lexer;
 pub mod rows;
 pub mod script;
 pub mod spine;

@@ -5,17 +5,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::archive::sql;
+use crate::archive::lexer::{self, Dialect};
 use crate::archive::toc::{Entry, Toc};
+use crate::archive::{admit, sql};
 use crate::plan::rebuild::{Kind, Phase};
 
 /// Large objects named in one statement.
 const OBJECT_BATCH: usize = 500;
 /// `relkind` of a partitioned table.
 const PARTITIONED: i32 = b'p' as i32;
-/// What a definition may begin with: `pg_dump` writes nothing else.
-const VERBS: [&[u8]; 9] =
-    [b"CREATE", b"ALTER", b"COMMENT", b"SECURITY", b"GRANT", b"REVOKE", b"SELECT", b"REFRESH", b"SET"];
 /// Types that are named by schema and tag in `ALTER … OWNER TO`.
 const PLAINLY_NAMED: [&[u8]; 20] = [
     b"COLLATION",
@@ -53,10 +51,11 @@ pub struct Surroundings {
     pub no_privileges: bool,
 }
 
-/// One message to the server: statements that take effect together.
+/// Statements that take effect together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement {
-    pub sql: Vec<u8>,
+pub struct Step {
+    /// To be sent so that the server takes each for one statement.
+    pub statements: Vec<Vec<u8>>,
     /// What to tell where the role has not the right to do it; `None`: that is an error.
     pub if_refused: Option<String>,
 }
@@ -64,7 +63,7 @@ pub struct Statement {
 /// What one entry comes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Script {
-    pub statements: Vec<Statement>,
+    pub steps: Vec<Step>,
     /// What was left out, and why.
     pub left_out: Vec<String>,
 }
@@ -84,7 +83,8 @@ pub fn classify(entry: &Entry) -> (Phase, Kind) {
     let kind = match desc {
         b"TABLE" => Kind::Table,
         b"TABLE DATA" => Kind::TableData,
-        b"INDEX" => Kind::Index,
+        // Behind a `CREATE INDEX` there may be an `ALTER TABLE … CLUSTER ON`, which wants the table for itself.
+        b"INDEX" if !contains(entry.defn.as_deref().unwrap_or_default(), b"ALTER TABLE") => Kind::Index,
         _ => Kind::Other,
     };
     let of_database = matches!(desc, b"ACL" | b"COMMENT" | b"SECURITY LABEL") && tag.starts_with(b"DATABASE ");
@@ -150,6 +150,7 @@ pub fn session_settings(toc: &Toc) -> Result<Vec<u8>, ScriptError> {
 /// [`ScriptError`]: the archive is not one that `pg_dump` wrote.
 pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script, ScriptError> {
     let mut script = Script::default();
+    let dialect = Dialect::of(toc);
     let tag = entry.tag.as_deref().unwrap_or_default();
     let defn = entry.defn.as_deref().unwrap_or_default();
     match entry.desc() {
@@ -166,17 +167,22 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
                 return Ok(script);
             }
             let each = if tag.starts_with(b"LARGE OBJECTS") { objects_of(toc, entry)? } else { Vec::new() };
-            script.add_privileges(entry, defn, &each, around)?;
+            script.add_privileges(entry, &lexer::statements(defn, dialect), &each, around)?;
             return Ok(script);
         }
         b"SCHEMA" if around.no_owner && !defn.starts_with(b"--") => {
             script.add([b"CREATE SCHEMA ".as_slice(), &sql::identifier(tag)].concat());
         }
         _ if !defn.trim_ascii().is_empty() => {
-            check_verb(entry, defn)?;
+            let statements = lexer::statements(defn, dialect);
+            if let Some(other) = statements.iter().find(|statement| !admit::is_expected(entry.desc(), statement)) {
+                return Err(unexpected(entry, other));
+            }
             let if_refused = needs_superuser(entry, around).then(|| format!("{} needs a superuser", described(entry)));
-            let sql = script.with_storage(entry, defn, around);
-            script.statements.push(Statement { sql, if_refused });
+            if !statements.is_empty() {
+                let statements = script.with_storage(entry, &statements, around);
+                script.steps.push(Step { statements, if_refused });
+            }
         }
         _ => {}
     }
@@ -192,19 +198,16 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
 
 impl Script {
     fn add(&mut self, sql: impl Into<Vec<u8>>) {
-        self.statements.push(Statement { sql: sql.into(), if_refused: None });
+        self.steps.push(Step { statements: vec![sql.into()], if_refused: None });
     }
 
     /// The definition, between the settings that choose where a table is stored.
-    fn with_storage(&mut self, entry: &Entry, defn: &[u8], around: &Surroundings) -> Vec<u8> {
-        let mut sql = Vec::new();
-        let mut after: Vec<&[u8]> = Vec::new();
+    fn with_storage(&mut self, entry: &Entry, definition: &[&[u8]], around: &Surroundings) -> Vec<Vec<u8>> {
+        let (mut statements, mut after) = (Vec::new(), Vec::new());
         if let Some(tablespace) = entry.tablespace.as_deref().filter(|name| !name.is_empty()) {
             if around.tablespaces.contains(tablespace) {
-                sql.extend_from_slice(
-                    &[b"SET default_tablespace = ".as_slice(), &sql::identifier(tablespace), b"; "].concat(),
-                );
-                after.push(b";\nSET default_tablespace = ''");
+                statements.push([b"SET default_tablespace = ".as_slice(), &sql::identifier(tablespace)].concat());
+                after.push(b"SET default_tablespace = ''".to_vec());
             } else {
                 let name = String::from_utf8_lossy(tablespace);
                 self.left_out.push(format!("tablespace {name:?} of {} is not here", described(entry)));
@@ -212,14 +215,12 @@ impl Script {
         }
         let method = entry.table_access_method.as_deref().filter(|&name| !name.is_empty() && name != b"heap");
         if let Some(method) = method.filter(|_| entry.relkind != PARTITIONED) {
-            sql.extend_from_slice(
-                &[b"SET default_table_access_method = ".as_slice(), &sql::identifier(method), b"; "].concat(),
-            );
-            after.push(b";\nSET default_table_access_method = 'heap'");
+            statements.push([b"SET default_table_access_method = ".as_slice(), &sql::identifier(method)].concat());
+            after.push(b"SET default_table_access_method = 'heap'".to_vec());
         }
-        sql.extend_from_slice(defn);
-        after.iter().for_each(|setting| sql.extend_from_slice(setting));
-        sql
+        statements.extend(definition.iter().map(|statement| statement.to_vec()));
+        statements.append(&mut after);
+        statements
     }
 
     fn add_owner(&mut self, entry: &Entry, around: &Surroundings) -> Result<(), ScriptError> {
@@ -241,9 +242,6 @@ impl Script {
             let named = drop_stmt.strip_prefix(b"DROP ").filter(|named| named.starts_with(desc));
             let named = named.ok_or_else(|| unexpected(entry, drop_stmt))?.trim_ascii_end();
             let named = named.strip_suffix(b";").unwrap_or(named);
-            if sql::statements(named).len() != 1 {
-                return Err(unexpected(entry, drop_stmt));
-            }
             vec![named.to_vec()]
         } else {
             Vec::new()
@@ -262,7 +260,7 @@ impl Script {
                 .map(|object| [b"ALTER ", object.as_slice(), b" OWNER TO ", &sql::identifier(owner)].concat())
                 .collect();
             let if_refused = (!around.superuser).then(|| format!("{} cannot be given to {name}", described(entry)));
-            self.statements.push(Statement { sql: statements.join(b";\n".as_slice()), if_refused });
+            self.steps.push(Step { statements, if_refused });
         }
         Ok(())
     }
@@ -271,13 +269,13 @@ impl Script {
     fn add_privileges(
         &mut self,
         entry: &Entry,
-        defn: &[u8],
+        statements: &[&[u8]],
         objects: &[u32],
         around: &Surroundings,
     ) -> Result<(), ScriptError> {
         let mut acting_as: Option<Vec<u8>> = None;
         let mut unknown_actor = false;
-        for statement in sql::statements(defn) {
+        for &statement in statements {
             let words = sql::words(statement);
             if words.starts_with(&[b"SET", b"SESSION", b"AUTHORIZATION"]) {
                 let actor = words.get(3).map(|word| sql::unquoted(word)).unwrap_or_default();
@@ -289,9 +287,7 @@ impl Script {
                 (acting_as, unknown_actor) = (None, false);
                 continue;
             }
-            let known = matches!(words.first(), Some(&(b"GRANT" | b"REVOKE")))
-                || words.starts_with(&[b"ALTER", b"DEFAULT", b"PRIVILEGES"]);
-            if !known {
+            if !admit::is_expected_privilege(&words) {
                 return Err(unexpected(entry, statement));
             }
             let missing = sql::privilege_roles(&words).into_iter().find(|role| !around.roles.contains(role));
@@ -313,20 +309,13 @@ impl Script {
                     .collect::<Result<_, _>>()?
             };
             for batch in each.chunks(OBJECT_BATCH) {
-                let mut sql = batch.join(b";\n".as_slice());
+                let mut statements = batch.to_vec();
                 if let Some(actor) = &acting_as {
-                    let actor = sql::identifier(actor);
-                    sql = [
-                        b"SET SESSION AUTHORIZATION ",
-                        actor.as_slice(),
-                        b";\n",
-                        &sql,
-                        b";\nRESET SESSION AUTHORIZATION",
-                    ]
-                    .concat();
+                    statements.insert(0, [b"SET SESSION AUTHORIZATION ", sql::identifier(actor).as_slice()].concat());
+                    statements.push(b"RESET SESSION AUTHORIZATION".to_vec());
                 }
                 let if_refused = (!around.superuser).then(|| format!("a privilege of {}", described(entry)));
-                self.statements.push(Statement { sql, if_refused });
+                self.steps.push(Step { statements, if_refused });
             }
         }
         Ok(())
@@ -346,14 +335,8 @@ fn needs_superuser(entry: &Entry, around: &Surroundings) -> bool {
     spared && !around.superuser
 }
 
-fn check_verb(entry: &Entry, defn: &[u8]) -> Result<(), ScriptError> {
-    let mut rest = defn.trim_ascii_start();
-    while rest.starts_with(b"--") {
-        let end = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |at| at + 1);
-        rest = rest[end..].trim_ascii_start();
-    }
-    let end = rest.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(rest.len());
-    if rest.is_empty() || VERBS.contains(&&rest[..end]) { Ok(()) } else { Err(unexpected(entry, rest)) }
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 fn unexpected(entry: &Entry, text: &[u8]) -> ScriptError {
@@ -366,7 +349,8 @@ pub fn described(entry: &Entry) -> String {
     format!("{} {}", String::from_utf8_lossy(entry.desc()), entry.label())
 }
 
-fn qualified(entry: &Entry) -> Vec<u8> {
+/// `schema.tag`, quoted.
+pub fn qualified(entry: &Entry) -> Vec<u8> {
     let tag = sql::identifier(entry.tag.as_deref().unwrap_or_default());
     match entry.namespace.as_deref() {
         None | Some(b"") => tag,
@@ -383,6 +367,22 @@ fn object_ids(entry: &Entry) -> Result<Vec<u32>, ScriptError> {
         .map(|line| std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()))
         .collect::<Option<_>>()
         .ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })
+}
+
+/// Every large object that the archive lists.
+///
+/// # Errors
+/// [`ScriptError::LargeObjects`] where a list is not one of oids.
+pub fn large_objects(toc: &Toc) -> Result<Vec<u32>, ScriptError> {
+    let mut oids = Vec::new();
+    for entry in &toc.entries {
+        match entry.desc() {
+            b"BLOB METADATA" => oids.extend(object_ids(entry)?),
+            b"BLOB" => oids.push(entry.oid().ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })?),
+            _ => {}
+        }
+    }
+    Ok(oids)
 }
 
 /// The large objects that an entry's first dependency lists.

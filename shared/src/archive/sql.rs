@@ -1,4 +1,5 @@
-//! As much of SQL's grammar as the archive's own statements need: quoting, and words outside of quotes.
+//! As much of SQL's grammar as the archive's own statements need: quoting, and words outside of quotes. Where statements
+//! end says `lexer`.
 //!
 //! Bytes, because an archive is in the database's encoding; every server encoding leaves ASCII bytes ASCII.
 
@@ -33,34 +34,19 @@ pub fn unquoted(word: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Splits at semicolons outside of quotes; empty statements are left out. For statements without bodies.
-pub fn statements(text: &[u8]) -> Vec<&[u8]> {
-    let mut statements = Vec::new();
-    let mut quote = None;
-    let mut from = 0;
-    for (at, &byte) in text.iter().enumerate() {
-        match quote {
-            Some(open) if byte == open => quote = None,
-            Some(_) => {}
-            None if matches!(byte, b'"' | b'\'') => quote = Some(byte),
-            None if byte == b';' => {
-                statements.push(text[from..at].trim_ascii());
-                from = at + 1;
-            }
-            None => {}
-        }
-    }
-    statements.push(text[from..].trim_ascii());
-    statements.retain(|statement| !statement.is_empty());
-    statements
-}
-
 /// Words, quoted identifiers and single other characters.
 pub fn words(statement: &[u8]) -> Vec<&[u8]> {
+    leading_words(statement, usize::MAX)
+}
+
+/// The first of [`words`].
+pub fn leading_words(statement: &[u8], at_most: usize) -> Vec<&[u8]> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || byte >= 0x80;
     let mut words = Vec::new();
     let mut rest = statement.trim_ascii_start();
-    while let Some(&first) = rest.first() {
+    while words.len() < at_most
+        && let Some(&first) = rest.first()
+    {
         let len = match first {
             b'"' | b'\'' => quoted_len(rest, first),
             _ if plain(first) => rest.iter().position(|&byte| !plain(byte)).unwrap_or(rest.len()),
@@ -130,6 +116,13 @@ pub fn parse_copy(statement: &[u8]) -> Option<(&[u8], &[u8])> {
     (is_relation && is_list).then_some((relation, columns))
 }
 
+/// The relation of `-- load via partition root schema.table`, quoted as it stands: what `pg_dump` puts where another
+/// definition would be (`dumpTableData`).
+pub fn partition_root(defn: &[u8]) -> Option<&[u8]> {
+    let relation = defn.strip_prefix(b"-- load via partition root ")?.trim_ascii_end();
+    matches!(words(relation).as_slice(), [_, b".", _]).then_some(relation)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,12 +142,6 @@ mod tests {
             let roles = privilege_roles(&words(statement.as_bytes()));
             assert_eq!(text(&roles.iter().map(Vec::as_slice).collect::<Vec<_>>()), expected, "{statement}");
         }
-    }
-
-    #[test]
-    fn statements_end_outside_of_quotes() {
-        let parts = statements(b"GRANT x ON \"a;b\" TO c;\nREVOKE y FROM 'd;';\n;");
-        assert_eq!(text(&parts), ["GRANT x ON \"a;b\" TO c", "REVOKE y FROM 'd;'"]);
     }
 
     #[test]

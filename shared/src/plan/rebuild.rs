@@ -174,7 +174,9 @@ fn place(items: &[Item], blocks: &[Block], limits: &Limits) -> Result<Option<Vec
     for (position, &index) in order.iter().enumerate() {
         let misplaced = RebuildPlanError::Misplaced { id: items[blocks[index].item].id };
         let next = order.get(position + 1).map_or(data_end, |&next| offsets[next]);
-        let offset = offsets[index];
+        // What lies before the first block of an archive of others is read with it, and refused.
+        let unmeasured_first = position == 0 && blocks[index].length.is_none() && offsets[index] > free_from;
+        let offset = if unmeasured_first { free_from } else { offsets[index] };
         let length = blocks[index].length.unwrap_or(next.saturating_sub(offset));
         let extent = Extent { offset, length };
         let end = extent.end().filter(|&end| offset >= free_from && length > 0 && end <= next.min(data_end));

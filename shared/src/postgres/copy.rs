@@ -97,7 +97,11 @@ impl RawSession {
 
     async fn start(&mut self, sql: &[u8]) -> Result<CopyOut<'_>, CopyError> {
         self.send_query(sql).await?;
-        Ok(CopyOut { session: self, remaining: 0, rows: 0, sent: None, error: None, ready: false })
+        Ok(self.answer())
+    }
+
+    pub(super) fn answer(&mut self) -> CopyOut<'_> {
+        CopyOut { session: self, remaining: 0, rows: 0, sent: None, inserted: 0, error: None, ready: false }
     }
 
     pub(super) async fn send_query(&mut self, sql: &[u8]) -> Result<(), CopyError> {
@@ -145,6 +149,7 @@ pub struct CopyOut<'s> {
     remaining: usize,
     rows: u64,
     sent: Option<u64>,
+    inserted: u64,
     error: Option<ServerError>,
     ready: bool,
 }
@@ -175,6 +180,11 @@ impl CopyOut<'_> {
             Some(sent) => Err(CopyError::RowCount { read: self.rows, sent }),
             None => Err(CopyError::Protocol { what: "a COPY without its row count" }),
         }
+    }
+
+    /// Rows that `INSERT`s have inserted so far.
+    pub(super) fn inserted(&self) -> u64 {
+        self.inserted
     }
 
     /// The next item in the buffer; `None` means [`Self::fill`] is needed.
@@ -230,11 +240,14 @@ impl CopyOut<'_> {
                 {
                     self.sent = std::str::from_utf8(count).ok().and_then(|text| text.parse().ok());
                 }
+                let tag = body.strip_prefix(b"INSERT 0 ").and_then(|tail| tail.strip_suffix(&[0]));
+                let rows = tag.and_then(|count| std::str::from_utf8(count).ok()?.parse::<u64>().ok());
+                self.inserted += rows.unwrap_or_default();
             }
-            b'E' => self.error = Some(parse_error(body)),
+            b'E' if self.error.is_none() => self.error = Some(parse_error(body)),
             b'Z' => self.ready = true,
-            // CopyOutResponse, CopyDone, rows of other statements, notices, settings, notifications.
-            b'H' | b'c' | b'T' | b'D' | b'I' | b'N' | b'S' | b'A' => {}
+            // Of statements sent one by one: parsed, bound, without rows. CopyOutResponse, CopyDone, rows of other statements, notices, settings, notifications.
+            b'1' | b'2' | b'n' | b'E' | b'H' | b'c' | b'T' | b'D' | b'I' | b'N' | b'S' | b'A' => {}
             _ => return Err(CopyError::Protocol { what: "an unexpected message" }),
         }
         Ok(())

@@ -5,6 +5,7 @@ pub mod connect;
 pub mod copy;
 pub mod copy_in;
 pub mod credentials;
+pub mod one_by_one;
 pub mod pg_dump;
 pub mod session;
 pub mod stream;

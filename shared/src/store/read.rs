@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
+use crate::archive::blocks::int_size;
 use crate::archive::toc::{Toc, TocError};
 use crate::fault::Fault;
 use crate::store::{Store, StoreError};
@@ -117,6 +118,8 @@ pub struct ArchiveSource {
     pub toc: Toc,
     /// Where the first data block lies.
     pub data_start: u64,
+    /// How many bytes an int has.
+    pub int_size: u8,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +178,7 @@ impl ArchiveSource {
                         size_bytes,
                         toc,
                         data_start,
+                        int_size: int_size(&head).unwrap_or_default(),
                     });
                 }
                 Err(error) if error.is_truncated() && end < size_bytes && wanted < MAX_HEAD_BYTES => wanted *= 2,

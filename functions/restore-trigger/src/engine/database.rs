@@ -64,7 +64,7 @@ fn locale_options(toc: &Toc) -> String {
 }
 
 /// The first column of a `COPY … TO STDOUT`, its escapes undone.
-pub async fn first_column(session: &mut RawSession, sql: &str) -> Result<Vec<Vec<u8>>, Fault> {
+pub async fn first_column(session: &mut RawSession, sql: impl AsRef<[u8]>) -> Result<Vec<Vec<u8>>, Fault> {
     let failed = |error: CopyError| Fault::from_error("database-query-failed", &error);
     let mut copy = session.copy_out(sql).await.map_err(failed)?;
     let mut text = Vec::new();

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use holdfast_shared::archive::script::{self, Statement, Surroundings};
+use holdfast_shared::archive::script::{self, ScriptError, Step, Surroundings};
 use holdfast_shared::fault::{Fault, chain};
-use holdfast_shared::plan::rebuild::{Graph, Next, Schedule};
+use holdfast_shared::plan::rebuild::{Graph, Next, Phase, Schedule};
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
 use tokio::task::JoinSet;
 
@@ -16,6 +16,39 @@ pub struct Crew<'a> {
     pub around: &'a Surroundings,
     pub options: Options,
     pub receipt: &'a mut Receipt,
+}
+
+/// Looks at all that the archive would run, before anything is made for it.
+///
+/// # Errors
+/// `archive-unexpected`: something that no `pg_dump` writes; `archive-without-definitions`: data only.
+pub fn check(backup: &Backup) -> Result<(), Fault> {
+    let toc = &backup.archive.toc;
+    let around = Surroundings { no_owner: true, ..Surroundings::default() };
+    script::session_settings(toc).map_err(|error| unexpected(&error))?;
+    for (entry, item) in toc.entries.iter().zip(&backup.items) {
+        if !matches!(item.phase, Phase::Never | Phase::Data) {
+            script::script(toc, entry, &around).map_err(|error| unexpected(&error))?;
+        }
+    }
+    let defined = backup.items.iter().any(|item| item.phase == Phase::Before);
+    if !defined && !backup.blocks.is_empty() {
+        return Err(Fault::new(
+            "archive-without-definitions",
+            "the archive holds data, and not the tables it belongs to",
+        )
+        .hint("it was made with --data-only or --section; restore it with pg_restore into tables that are there"));
+    }
+    let unlisted = backup.archive.size_bytes > backup.archive.data_start;
+    if !backup.manifested && backup.blocks.is_empty() && backup.unchosen.is_empty() && unlisted {
+        return Err(Fault::new("backup-damaged", "the archive has data that its table of contents does not list"));
+    }
+    Ok(())
+}
+
+fn unexpected(error: &ScriptError) -> Fault {
+    Fault::from_error("archive-unexpected", error)
+        .hint("an archive that was not written by pg_dump is not restored; pg_restore -f shows what it would run")
 }
 
 /// What came of one entry.
@@ -68,12 +101,12 @@ impl Crew<'_> {
         }
     }
 
-    fn script(&mut self, index: usize) -> Result<(Arc<str>, Vec<Statement>), Fault> {
+    fn script(&mut self, index: usize) -> Result<(Arc<str>, Vec<Step>), Fault> {
         let entry = &self.backup.archive.toc.entries[index];
-        let script = script::script(&self.backup.archive.toc, entry, self.around)
-            .map_err(|error| Fault::from_error("archive-unexpected", &error))?;
+        let script =
+            script::script(&self.backup.archive.toc, entry, self.around).map_err(|error| unexpected(&error))?;
         self.receipt.left_out.extend(script.left_out);
-        Ok((script::described(entry).into(), script.statements))
+        Ok((script::described(entry).into(), script.steps))
     }
 
     fn note(&mut self, outcome: Outcome) -> Result<(), Fault> {
@@ -88,11 +121,11 @@ impl Crew<'_> {
     }
 }
 
-async fn run(session: &mut RawSession, name: &str, statements: &[Statement]) -> Outcome {
+async fn run(session: &mut RawSession, name: &str, steps: &[Step]) -> Outcome {
     let mut left_out = Vec::new();
-    for statement in statements {
-        match (session.execute(&statement.sql).await, &statement.if_refused) {
-            (Ok(()), _) => {}
+    for step in steps {
+        match (session.execute_each(&step.statements).await, &step.if_refused) {
+            (Ok(_), _) => {}
             (Err(error), Some(told)) if error.code() == Some("42501") => {
                 left_out.push(format!("{told}: {}", chain(&error)));
             }

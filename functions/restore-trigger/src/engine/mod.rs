@@ -4,8 +4,10 @@ mod database;
 mod definitions;
 mod drill;
 mod exchange;
+mod inserts;
 mod intake;
 mod load;
+mod objects;
 mod proof;
 mod source;
 
@@ -194,6 +196,7 @@ impl Engine {
         let size = Some(origin.size_bytes);
         let archive = ArchiveSource::open(&origin.store, &origin.key, origin.version_id.as_deref(), size).await?;
         let backup = Arc::new(Backup::read(archive, origin.manifest.as_ref())?);
+        definitions::check(&backup)?;
         self.create_database(name, &backup).await?;
         let work = self.fill(&backup, name, options, started);
         let result = tokio::time::timeout_at(self.deadline.into(), work).await.unwrap_or_else(|_| {

@@ -1,6 +1,6 @@
 //! Proof: what was loaded, and what the restored tables hold, is what the manifest says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_shared::domain::TableDigest;
@@ -10,7 +10,7 @@ use holdfast_shared::postgres::copy::{CopyError, Item, RawSession};
 use tokio::task::JoinSet;
 
 use crate::engine::database::first_column;
-use crate::engine::load::object_digest;
+use crate::engine::objects::object_digest;
 use crate::engine::source::Backup;
 
 /// Tables with more text than this are read in several ranges.
@@ -37,62 +37,120 @@ pub fn check_loaded(backup: &Backup, loaded: &[TableDigest]) -> Result<(), Fault
         .hint("restore another backup; the object's versions may hold an undamaged one"))
 }
 
+/// What is read again and compared as one.
+struct Unit {
+    name: String,
+    /// What was loaded into it, and before that was found to be what the manifest says.
+    expected: TableDigest,
+    /// By its rows' number only: without a manifest the text of a row may be another server version's, and rows of
+    /// partitions whose columns are in different orders cannot be read together.
+    counted: bool,
+    reads: Vec<Vec<u8>>,
+}
+
 /// Reads the restored tables with all sessions and compares.
 pub async fn prove(
     backup: &Arc<Backup>,
     loaded: &[TableDigest],
     mut sessions: Vec<RawSession>,
 ) -> Result<Vec<RawSession>, Fault> {
-    let mut reads = VecDeque::new();
-    if let Some(session) = sessions.first_mut() {
-        for block in 0..backup.blocks.len() {
-            if backup.entry(block).is_table_data() {
-                reads.extend(statements(backup, session, block).await?.into_iter().map(|sql| Read { block, sql }));
-            }
-        }
-    }
-    let reads = Arc::new(Mutex::new(reads));
-    let found = Arc::new(Mutex::new(vec![TableDigest::default(); backup.blocks.len()]));
+    let Some(session) = sessions.first_mut() else { return Ok(sessions) };
+    let units = Arc::new(units(backup, loaded, session).await?);
+    let reads = units.iter().enumerate().flat_map(|(unit, of)| (0..of.reads.len()).map(move |read| (unit, read)));
+    let reads = Arc::new(Mutex::new(reads.collect::<VecDeque<_>>()));
+    let found = Arc::new(Mutex::new(vec![TableDigest::default(); units.len()]));
     let mut streams = JoinSet::new();
     for session in sessions {
-        streams.spawn(read_all(Arc::clone(backup), Arc::clone(&reads), Arc::clone(&found), session));
+        streams.spawn(read_all(Arc::clone(&units), Arc::clone(&reads), Arc::clone(&found), session));
     }
     let mut idle = Vec::new();
     while let Some(done) = streams.join_next().await {
         idle.push(done.map_err(|panic| Fault::from_error("internal", &panic))??);
     }
-    let mut found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    let found = std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut wrong: Vec<String> = units
+        .iter()
+        .zip(&found)
+        .filter(|(unit, found)| if unit.counted { unit.expected.rows != found.rows } else { unit.expected != **found })
+        .map(|(unit, found)| difference(&unit.name, &unit.expected, found))
+        .collect();
     let mut objects: Option<TableDigest> = None;
-    for block in 0..backup.blocks.len() {
-        if backup.entry(block).is_large_objects() {
-            objects.get_or_insert_default().merge(&loaded[block]);
-        } else if !backup.manifested {
-            // Counted only: the text of a row may differ between server versions.
-            let expected = &loaded[block];
-            if found[block].rows == expected.rows {
-                found[block] = *expected;
-            }
-        }
+    for block in (0..backup.blocks.len()).filter(|&block| backup.entry(block).is_large_objects()) {
+        objects.get_or_insert_default().merge(&loaded[block]);
     }
-    if let (Some(_), Some(session)) = (objects, idle.first_mut()) {
-        let in_database = large_objects(session).await?;
-        if let Some(first) = (0..backup.blocks.len()).find(|&block| backup.entry(block).is_large_objects()) {
-            found[first] = in_database;
+    if let (Some(expected), Some(session)) = (objects, idle.first_mut()) {
+        let found = large_objects(session).await?;
+        if found != expected {
+            wrong.push(difference("large objects", &expected, &found));
         }
-    }
-    let mut wrong = differences(backup, &found, objects);
-    if !backup.manifested {
-        wrong.extend(
-            (0..backup.blocks.len()).filter(|&b| backup.entry(b).is_table_data() && found[b] != loaded[b]).map(
-                |block| format!("{}: {} rows instead of {}", backup.name(block), found[block].rows, loaded[block].rows),
-            ),
-        );
     }
     if wrong.is_empty() {
         return Ok(idle);
     }
     Err(Fault::new("restore-not-equal", format!("the restored database is not the backup: {}", listed(&wrong)))
         .hint("a trigger, rule or default of the target may change rows; nothing of the unproved database stays"))
+}
+
+/// Every table; those of a partition tree whose rows were loaded through its root as one, because they need not have
+/// come to lie in the partitions that they were in.
+async fn units(backup: &Backup, loaded: &[TableDigest], session: &mut RawSession) -> Result<Vec<Unit>, Fault> {
+    let tables: Vec<usize> = (0..backup.blocks.len()).filter(|&block| backup.entry(block).is_table_data()).collect();
+    let mut trees: BTreeMap<Vec<u8>, BTreeSet<usize>> = BTreeMap::new();
+    for &block in &tables {
+        if backup.via_root(block)? {
+            trees.entry(backup.relation(block)?.0.into_owned()).or_default().insert(block);
+        }
+    }
+    let mut units = Vec::new();
+    let mut in_trees = BTreeSet::new();
+    for (root, mut members) in trees {
+        let partitions = partitions(&root, session).await?;
+        members.extend(tables.iter().filter(|&&block| {
+            let entry = backup.entry(block);
+            let name = [&entry.namespace, &entry.tag].map(|name| name.as_deref().unwrap_or_default());
+            partitions.contains(&name.join(b"\n".as_slice()))
+        }));
+        units.push(tree(backup, loaded, &root, &members)?);
+        in_trees.extend(members);
+    }
+    for &block in tables.iter().filter(|block| !in_trees.contains(block)) {
+        units.push(Unit {
+            name: backup.name(block),
+            expected: loaded[block],
+            counted: !backup.manifested,
+            reads: statements(backup, session, block).await?,
+        });
+    }
+    Ok(units)
+}
+
+fn tree(backup: &Backup, loaded: &[TableDigest], root: &[u8], members: &BTreeSet<usize>) -> Result<Unit, Fault> {
+    let mut expected = TableDigest::default();
+    let mut columns: BTreeSet<&[u8]> = BTreeSet::new();
+    for &block in members {
+        expected.merge(&loaded[block]);
+        columns.insert(backup.relation(block)?.1);
+    }
+    let list = columns.first().copied().filter(|list| backup.manifested && columns.len() == 1 && !list.is_empty());
+    let read = match list {
+        Some(list) => [b"COPY (SELECT ", list, b" FROM ", root, b") TO STDOUT"].concat(),
+        None => [b"COPY (SELECT pg_catalog.count(*) FROM ".as_slice(), root, b") TO STDOUT"].concat(),
+    };
+    let name = format!("{} with its partitions", String::from_utf8_lossy(root));
+    Ok(Unit { name, expected, counted: list.is_none(), reads: vec![read] })
+}
+
+/// Schema and name of each, a newline in between.
+async fn partitions(root: &[u8], session: &mut RawSession) -> Result<BTreeSet<Vec<u8>>, Fault> {
+    let literal = quoted_literal(root);
+    let sql = [
+        b"COPY (SELECT n.nspname || E'\\n' || c.relname FROM pg_catalog.pg_partition_tree('".as_slice(),
+        &literal,
+        b"') t JOIN pg_catalog.pg_class c ON c.oid = t.relid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) TO STDOUT",
+    ]
+    .concat();
+    Ok(first_column(session, &sql).await?.into_iter().collect())
 }
 
 /// Every table that is not what the manifest says.
@@ -126,16 +184,12 @@ fn listed(wrong: &[String]) -> String {
     if more > 0 { format!("{text}; and {more} more") } else { text }
 }
 
-struct Read {
-    block: usize,
-    sql: Vec<u8>,
-}
-
 /// The statements that read a table, big ones in ranges of pages.
 async fn statements(backup: &Backup, session: &mut RawSession, block: usize) -> Result<Vec<Vec<u8>>, Fault> {
     let (relation, columns) = backup.relation(block)?;
+    let relation: &[u8] = &relation;
     if !backup.manifested {
-        let sql = [b"COPY (SELECT pg_catalog.count(*) FROM ONLY ", relation, b") TO STDOUT"].concat();
+        let sql = [b"COPY (SELECT pg_catalog.count(*) FROM ONLY ".as_slice(), relation, b") TO STDOUT"].concat();
         return Ok(vec![sql]);
     }
     let table = backup.tables[block].as_ref();
@@ -147,7 +201,7 @@ async fn statements(backup: &Backup, session: &mut RawSession, block: usize) -> 
     }
     let bytes = table.map_or(0, |table| table.bytes);
     if bytes > SPLIT_BYTES && !columns.is_empty() {
-        let literal: Vec<u8> = relation.iter().flat_map(|&b| if b == b'\'' { vec![b, b] } else { vec![b] }).collect();
+        let literal = quoted_literal(relation);
         let sql = [
             b"COPY (SELECT pg_catalog.pg_relation_size('".as_slice(),
             &literal,
@@ -155,7 +209,7 @@ async fn statements(backup: &Backup, session: &mut RawSession, block: usize) -> 
                WHERE pg_catalog.current_setting('server_version_num')::int >= 140000) TO STDOUT",
         ]
         .concat();
-        let pages = first_column(session, &String::from_utf8_lossy(&sql)).await?;
+        let pages = first_column(session, &sql).await?;
         let pages: u64 = pages.first().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).unwrap_or(0);
         let ranges = (bytes / SPLIT_BYTES + 1).min(pages.max(1));
         let step = pages.div_ceil(ranges).max(1);
@@ -171,27 +225,31 @@ async fn statements(backup: &Backup, session: &mut RawSession, block: usize) -> 
     Ok(vec![[b"COPY ", relation, &list, b" TO STDOUT"].concat()])
 }
 
+/// For between single quotes.
+fn quoted_literal(text: &[u8]) -> Vec<u8> {
+    text.iter().flat_map(|&byte| std::iter::repeat_n(byte, if byte == b'\'' { 2 } else { 1 })).collect()
+}
+
 async fn read_all(
-    backup: Arc<Backup>,
-    reads: Arc<Mutex<VecDeque<Read>>>,
+    units: Arc<Vec<Unit>>,
+    reads: Arc<Mutex<VecDeque<(usize, usize)>>>,
     found: Arc<Mutex<Vec<TableDigest>>>,
     mut session: RawSession,
 ) -> Result<RawSession, Fault> {
     loop {
         let read = reads.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let Some(Read { block, sql }) = read else { return Ok(session) };
+        let Some((unit, read)) = read else { return Ok(session) };
+        let Unit { name, counted, reads, .. } = &units[unit];
         let mut digest = TableDigest::default();
-        if backup.manifested {
-            read_rows(&mut session, &sql, &mut digest).await.map_err(|error| {
-                Fault::from_error("restore-not-readable", &error)
-                    .with_context(&format!("reading {} again", backup.name(block)))
-            })?;
-        } else {
-            let sql = String::from_utf8_lossy(&sql);
-            let count = first_column(&mut session, &sql).await?;
+        if *counted {
+            let count = first_column(&mut session, &reads[read]).await?;
             digest.rows = count.first().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).unwrap_or(0);
+        } else {
+            read_rows(&mut session, &reads[read], &mut digest).await.map_err(|error| {
+                Fault::from_error("restore-not-readable", &error).with_context(&format!("reading {name} again"))
+            })?;
         }
-        found.lock().unwrap_or_else(PoisonError::into_inner)[block].merge(&digest);
+        found.lock().unwrap_or_else(PoisonError::into_inner)[unit].merge(&digest);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is restored: the archive's entries as the plan wants them, and what the manifest says of each table.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_shared::archive::script;
 use holdfast_shared::archive::sql;
@@ -23,6 +24,10 @@ pub struct Backup {
     pub manifested: bool,
     /// The number of the block with an entry's dump id.
     pub block_of: BTreeMap<i64, usize>,
+    /// Dump ids of entries with data that are not to be restored.
+    pub unchosen: BTreeSet<i32>,
+    /// Every large object that the table of contents lists.
+    pub listed_objects: Vec<u32>,
 }
 
 impl Backup {
@@ -66,8 +71,20 @@ impl Backup {
                 format!("the manifest lists {}.{}, and the archive has no such data", table.schema, table.name),
             ));
         }
+        let listed_objects =
+            script::large_objects(&archive.toc).map_err(|error| Fault::from_error("archive-unexpected", &error))?;
         let large_objects = manifest.and_then(|manifest| manifest.large_objects.clone());
-        Ok(Self { items, blocks, tables, large_objects, manifested: manifest.is_some(), block_of, archive })
+        Ok(Self {
+            items,
+            blocks,
+            tables,
+            large_objects,
+            manifested: manifest.is_some(),
+            block_of,
+            unchosen: BTreeSet::new(),
+            listed_objects,
+            archive,
+        })
     }
 
     pub fn entry(&self, block: usize) -> &Entry {
@@ -80,10 +97,38 @@ impl Backup {
         if entry.is_large_objects() { "large objects".to_owned() } else { entry.label() }
     }
 
-    /// Relation and columns, quoted.
-    pub fn relation(&self, block: usize) -> Result<(&[u8], &[u8]), Fault> {
-        let statement = self.entry(block).copy_stmt.as_deref().unwrap_or_default();
-        sql::parse_copy(statement).ok_or_else(|| unexpected_copy(self.entry(block)))
+    /// Whether the data are `INSERT` statements rather than rows.
+    pub fn is_inserts(&self, block: usize) -> bool {
+        is_inserts(self.entry(block))
+    }
+
+    /// The relation that the rows go into, and its columns as far as the archive names them, quoted.
+    pub fn relation(&self, block: usize) -> Result<(Cow<'_, [u8]>, &[u8]), Fault> {
+        let entry = self.entry(block);
+        if is_inserts(entry) {
+            let root = entry.defn.as_deref().and_then(sql::partition_root);
+            let own = || Cow::from(script::qualified(entry));
+            return Ok((root.map_or_else(own, Cow::from), &[]));
+        }
+        let statement = entry.copy_stmt.as_deref().unwrap_or_default();
+        let (relation, columns) = sql::parse_copy(statement).ok_or_else(|| unexpected_copy(entry))?;
+        Ok((relation.into(), columns))
+    }
+
+    /// Whether the rows go into the root of the table's partition tree, to be sent to whatever partition it is there.
+    pub fn via_root(&self, block: usize) -> Result<bool, Fault> {
+        let entry = self.entry(block);
+        let (relation, _) = self.relation(block)?;
+        let names: Vec<Vec<u8>> = sql::words(&relation).iter().step_by(2).map(|word| sql::unquoted(word)).collect();
+        let own = [&entry.namespace, &entry.tag].map(|name| name.clone().unwrap_or_default());
+        Ok(names != own)
+    }
+
+    /// The statement that takes the rows.
+    pub fn copy_in_sql(&self, block: usize) -> Result<Vec<u8>, Fault> {
+        let (relation, columns) = self.relation(block)?;
+        let list = if columns.is_empty() { Vec::new() } else { [b" (", columns, b")"].concat() };
+        Ok([b"COPY ", &relation[..], &list, b" FROM STDIN"].concat())
     }
 
     /// What loading and reading the table have to come to.
@@ -94,7 +139,7 @@ impl Backup {
 }
 
 fn check_entry(entry: &Entry, manifested: bool, table: Option<&Table>) -> Result<(), Fault> {
-    if sql::parse_copy(entry.copy_stmt.as_deref().unwrap_or_default()).is_none() {
+    if !is_inserts(entry) && sql::parse_copy(entry.copy_stmt.as_deref().unwrap_or_default()).is_none() {
         return Err(unexpected_copy(entry));
     }
     let matches = match table {
@@ -108,6 +153,10 @@ fn check_entry(entry: &Entry, manifested: bool, table: Option<&Table>) -> Result
         return Ok(());
     }
     Err(Fault::new("backup-damaged", format!("the manifest does not say what the archive has of {}", entry.label())))
+}
+
+fn is_inserts(entry: &Entry) -> bool {
+    entry.copy_stmt.as_deref().unwrap_or_default().is_empty()
 }
 
 fn unexpected_copy(entry: &Entry) -> Fault {
