@@ -7,12 +7,14 @@ pub mod export;
 mod reader;
 pub mod restore;
 pub mod retention;
+pub mod snapshot_export;
 
 pub use common::{DatabaseAuth, DatabaseConfig, NotifyConfig, ObjectChecksum, StoreConfig, log_level};
 pub use export::ExportConfig;
 pub use reader::ConfigError;
 pub use restore::RestoreConfig;
 pub use retention::RetentionConfig;
+pub use snapshot_export::SnapshotExportConfig;
 
 /// One environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,5 +43,9 @@ pub type FunctionSettings = (&'static str, &'static [&'static [Setting]]);
 pub const FUNCTIONS: &[FunctionSettings] = &[
     ("scheduled-export", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, export::EXPORT_SETTINGS]),
     ("restore-trigger", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, restore::RESTORE_SETTINGS]),
-    ("retention", &[common::COMMON_SETTINGS, retention::RETENTION_SETTINGS]),
+    ("retention", &[common::COMMON_SETTINGS, retention::RETENTION_SETTINGS, snapshot_export::SNAPSHOT_SETTINGS]),
+    (
+        "snapshot-export",
+        &[common::COMMON_SETTINGS, snapshot_export::SNAPSHOT_SETTINGS, snapshot_export::SNAPSHOT_EXPORT_SETTINGS],
+    ),
 ];

@@ -7,7 +7,9 @@ use jiff::SignedDuration;
 use crate::config::common::{APP_NAME, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, notify_config, store_config};
 use crate::config::reader::{ConfigError, Reader};
 use crate::config::settings;
+use crate::config::snapshot_export::{rds_sources, snapshot_name_prefix};
 use crate::domain::Environment;
+use crate::domain::rds::ServerId;
 use crate::plan::retention::catalog::Thresholds;
 use crate::plan::retention::policy::Policy;
 
@@ -18,6 +20,7 @@ settings! { RETENTION_SETTINGS {
     ANOMALY_BYTES_PERCENT = "ANOMALY_BYTES_PERCENT", "50", "The same for bytes.";
     ANOMALY_VANISHED_TABLES = "ANOMALY_VANISHED_TABLES", "true", "true: so does a table that is no longer there.";
     SWEEP_AFTER_HOURS = "SWEEP_AFTER_HOURS", "24", "How old, at least, leftovers are that are swept: artifacts without a manifest, uploads, leases.";
+    PRUNE_RDS_SNAPSHOTS = "PRUNE_RDS_SNAPSHOTS", "false", "true: manual RDS snapshots that Holdfast has taken of RDS_SOURCES expire by the same policy.";
     RETENTION_CONCURRENCY = "RETENTION_CONCURRENCY", "32", "Requests to the store at a time, 1 to 256.";
     DEADLINE_MARGIN_SECONDS = "DEADLINE_MARGIN_SECONDS", "20", "How long before the function's timeout nothing new is begun.";
 }}
@@ -36,8 +39,17 @@ pub struct RetentionConfig {
     pub environments: Vec<Environment>,
     pub thresholds: Thresholds,
     pub sweep_after: SignedDuration,
+    /// Not set: no RDS snapshot is looked at, and no right to is needed.
+    pub snapshots: Option<SnapshotPruning>,
     pub concurrency: usize,
     pub deadline_margin: Duration,
+}
+
+/// Which manual RDS snapshots are retention's to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotPruning {
+    pub sources: Vec<ServerId>,
+    pub name_prefix: String,
 }
 
 impl RetentionConfig {
@@ -72,6 +84,12 @@ impl RetentionConfig {
         };
         // An export ends within a quarter of an hour, and an export task of RDS within a day.
         let sweep_hours = reader.number(SWEEP_AFTER_HOURS, 24..=8_760);
+        let (sources, name_prefix) = (rds_sources(&mut reader), snapshot_name_prefix(&mut reader));
+        let prune = reader.flag(PRUNE_RDS_SNAPSHOTS);
+        if prune && sources.is_empty() {
+            reader.problems.push(format!("{} needs RDS_SOURCES", PRUNE_RDS_SNAPSHOTS.name));
+        }
+        let snapshots = prune.then_some(SnapshotPruning { sources, name_prefix });
         let concurrency = reader.number(RETENTION_CONCURRENCY, 1..=256) as usize;
         let deadline_margin = Duration::from_secs(reader.number(DEADLINE_MARGIN_SECONDS, 1..=600));
         match (environment, policy) {
@@ -84,6 +102,7 @@ impl RetentionConfig {
                 environments,
                 thresholds,
                 sweep_after: SignedDuration::from_hours(sweep_hours as i64),
+                snapshots,
                 concurrency,
                 deadline_margin,
             }),
@@ -114,6 +133,15 @@ mod tests {
     fn retention_looks_after_others_only_if_told() {
         assert!(config(&[("RETENTION_ENVIRONMENTS", "*")]).unwrap().environments.is_empty());
         assert_eq!(config(&[("RETENTION_ENVIRONMENTS", "staging, qa")]).unwrap().environments.len(), 2);
+    }
+
+    #[test]
+    fn snapshots_are_pruned_only_if_told_and_only_of_named_servers() {
+        assert_eq!(config(&[("RDS_SOURCES", "shop")]).unwrap().snapshots, None);
+        let told = config(&[("RDS_SOURCES", "shop"), ("PRUNE_RDS_SNAPSHOTS", "true")]).unwrap().snapshots.unwrap();
+        assert_eq!((told.sources, told.name_prefix.as_str()), (vec!["shop".parse().unwrap()], "manual-export-"));
+        let error = config(&[("PRUNE_RDS_SNAPSHOTS", "true")]).unwrap_err();
+        assert!(error.to_string().contains("PRUNE_RDS_SNAPSHOTS needs RDS_SOURCES"), "{error}");
     }
 
     #[test]
