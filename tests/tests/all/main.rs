@@ -9,6 +9,8 @@ mod connections;
 mod contracts;
 mod events;
 mod extremes;
+mod hostile;
+mod imports;
 mod matrix;
 mod notify;
 mod pieces;

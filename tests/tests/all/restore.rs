@@ -95,19 +95,19 @@ async fn cleared(bed: &Bed, asked: Restore, source: Source, safety: Option<&Mani
     clear(facts).unwrap()
 }
 
-async fn restore(bed: &Bed, source: Source, name: &str) -> Result<Receipt, Fault> {
+pub async fn restore(bed: &Bed, source: Source, name: &str) -> Result<Receipt, Fault> {
     let clearance = cleared(bed, new(name), source, None).await;
     engine(bed).await.carry_out(clearance).await
 }
 
 /// Version and size.
-async fn put(bed: &Bed, key: &str, body: Vec<u8>) -> (Option<String>, u64) {
+pub async fn put(bed: &Bed, key: &str, body: Vec<u8>) -> (Option<String>, u64) {
     let size = body.len() as u64;
     let sent = bed.client().await.put_object().bucket(BUCKET).key(key).body(body.into()).send().await.unwrap();
     (sent.version_id, size)
 }
 
-async fn exists(bed: &Bed, database: &str) -> bool {
+pub async fn exists(bed: &Bed, database: &str) -> bool {
     let client = bed.cluster.connect("postgres").await.unwrap();
     let sql = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
     client.query_one(sql, &[&database]).await.unwrap().get(0)

@@ -3,8 +3,9 @@
 use holdfast_shared::archive::toc::Toc;
 use holdfast_shared::domain::table::quote_identifier;
 use holdfast_shared::fault::Fault;
+use holdfast_shared::postgres::catalog;
 use holdfast_shared::postgres::copy::{CopyError, Item, RawSession};
-use holdfast_shared::postgres::session::{Client, query_fault, sql_state};
+use holdfast_shared::postgres::session::{query_fault, sql_state};
 
 use crate::engine::Engine;
 use crate::engine::source::Backup;
@@ -16,9 +17,10 @@ const LOCALE_OPTIONS: [&str; 8] =
 impl Engine {
     /// Creates a database with the encoding and locale of the source.
     pub(super) async fn create_database(&self, name: &str, backup: &Backup) -> Result<(), Fault> {
-        let options = locale_options(&backup.archive.toc);
-        let sql = format!("CREATE DATABASE {} WITH TEMPLATE = template0{options}", quote_identifier(name));
         let session = self.connector(&self.target.database)?.session().await?;
+        let facts = catalog::server_facts(&session.client).await.map_err(query_fault)?;
+        let options = locale_options(&backup.archive.toc, facts.major());
+        let sql = format!("CREATE DATABASE {} WITH TEMPLATE = template0{options}", quote_identifier(name));
         session.client.batch_execute(&sql).await.map_err(|error| match sql_state(&error) {
             Some("42P04") => Fault::from_error("restore-target-exists", &error).hint("choose another name"),
             Some("42501") => Fault::from_error("restore-not-permitted", &error).hint("ALTER ROLE … CREATEDB"),
@@ -31,17 +33,35 @@ impl Engine {
     /// Ends every session in it, and drops it.
     pub(super) async fn drop_database(&self, name: &str) -> Result<(), Fault> {
         let session = self.connector(&self.target.database)?.session().await?;
-        drop_database(&session.client, name).await
+        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
+        match session.client.batch_execute(&sql).await {
+            // Subscriptions keep a database, and `FORCE` does not end them.
+            Err(error) if sql_state(&error) == Some("55006") => {
+                self.drop_subscriptions(name).await?;
+                session.client.batch_execute(&sql).await.map_err(query_fault)
+            }
+            dropped => dropped.map_err(query_fault),
+        }
+    }
+
+    /// Without a word to their publishers: as restored they have no slot there.
+    async fn drop_subscriptions(&self, database: &str) -> Result<(), Fault> {
+        let session = self.connector(database)?.session().await?;
+        let sql = "SELECT subname::text FROM pg_catalog.pg_subscription s
+                     JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = $1";
+        for row in session.client.query(sql, &[&database]).await.map_err(query_fault)? {
+            let name = quote_identifier(row.get(0));
+            let sql = format!(
+                "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name}"
+            );
+            session.client.batch_execute(&sql).await.map_err(query_fault)?;
+        }
+        Ok(())
     }
 }
 
-async fn drop_database(client: &Client, name: &str) -> Result<(), Fault> {
-    let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
-    client.batch_execute(&sql).await.map_err(query_fault)
-}
-
 /// The options of the archive's `CREATE DATABASE`, each with a literal or a plain word behind it.
-fn locale_options(toc: &Toc) -> String {
+fn locale_options(toc: &Toc, target_major: u32) -> String {
     let entry = toc.entries.iter().find(|entry| entry.desc() == b"DATABASE");
     let defn = entry.and_then(|entry| std::str::from_utf8(entry.defn.as_deref()?).ok()).unwrap_or_default();
     let Some((_, options)) = defn.rsplit_once(" WITH TEMPLATE = template0") else { return String::new() };
@@ -55,7 +75,9 @@ fn locale_options(toc: &Toc) -> String {
         };
         let value = &tail[..value_len];
         let plain = value.chars().all(|c| c.is_ascii_alphanumeric() || " '_-.@=&<,".contains(c));
-        if LOCALE_OPTIONS.contains(&key.trim()) && plain {
+        // Before 15 there was but one provider, and no word for it.
+        let known = target_major >= 15 || key.trim() != "LOCALE_PROVIDER" || value != "libc";
+        if LOCALE_OPTIONS.contains(&key.trim()) && plain && known {
             rendered.push_str(&format!(" {} = {value}", key.trim()));
         }
         rest = tail[value_len..].trim_start();
