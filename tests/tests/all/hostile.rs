@@ -79,7 +79,7 @@ const CASES: &[(&str, &str, Change)] = &[
         toc.entries.retain(|entry| entry.desc() != b"BLOB" && entry.desc() != b"BLOB METADATA");
     }),
     ("archive-without-definitions", "no table of contents to speak of", |toc| {
-        toc.entries.retain(Entry::is_large_objects)
+        toc.entries.retain(Entry::is_large_objects);
     }),
 ];
 
