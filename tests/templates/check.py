@@ -27,8 +27,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "SAM_CLI_TELEMETRY": "0", "AWS_REGION": "eu-central-1", "AWS_DEFAULT_REGION": "eu-central-1", "NO_COLOR": "1"}
 
-FUNCTIONS, ROLES, ALARMS, STORAGE, NOTIFICATIONS = (
-    f"infra/{name}.yaml" for name in ("functions", "roles", "alarms", "storage", "notifications")
+FUNCTIONS, ROLES, ALARMS, STORAGE, NOTIFICATIONS, DASHBOARD = (
+    f"infra/{name}.yaml" for name in ("functions", "roles", "alarms", "storage", "notifications", "dashboard")
 )
 
 
@@ -137,6 +137,18 @@ def _export(project):
     return _properties(project, FUNCTIONS, "ScheduledExport")
 
 
+def _shared(project):
+    return project.templates[FUNCTIONS]["Globals"]["Function"]
+
+
+def _retention(project):
+    return _properties(project, FUNCTIONS, "Retention")
+
+
+def _restore(project):
+    return _properties(project, FUNCTIONS, "RestoreTrigger")
+
+
 def _schedule(project):
     return _export(project)["Events"]["Schedule"]["Properties"]
 
@@ -189,6 +201,59 @@ def _no_via_service(project):
     _rights(project)[1]["Fn::If"][1].pop("Condition")
 
 
+def _deny_gone(project):
+    statements = _rights(project, "RetentionRole")
+    statements[:] = [statement for statement in statements if statement.get("Sid") != "NeverForGood"]
+
+
+def _grant_prefix(role, sid, prefix):
+    def change(project):
+        statement = next(s for s in _rights(project, role) if s.get("Sid") == sid)
+        statement["Resource"].append({"Fn::Sub": f"arn:${{AWS::Partition}}:s3:::${{BucketName}}/{prefix}*"})
+
+    return change
+
+
+def _list_everything(project):
+    next(s for s in _rights(project, "RetentionRole") if s.get("Sid") == "ListBackupsAndControlObjects").pop("Condition")
+
+
+def _drill_input(text):
+    def change(project):
+        _restore(project)["Events"]["Drill"]["Properties"]["Input"] = text
+
+    return change
+
+
+def _let_alarms_restore(project):
+    permission = copy.deepcopy(_properties(project, ALARMS, "BackupMissingMayStartTheExport"))
+    permission["FunctionName"] = {"Ref": "RestoreTriggerName"}
+    project.templates[ALARMS]["Resources"]["Seeded"] = {"Type": "AWS::Lambda::Permission", "Properties": permission}
+
+
+def _unscheduled_role(project):
+    _rights(project, "SchedulerRole")[0]["Resource"].pop()
+
+
+def _long_policy(project):
+    _rights(project).extend(copy.deepcopy(_rights(project)[0]) for _ in range(40))
+
+
+def _widget(old, new):
+    def change(project):
+        body = _properties(project, DASHBOARD, "Dashboard")["DashboardBody"]
+        assert old in body["Fn::Sub"], old
+        body["Fn::Sub"] = body["Fn::Sub"].replace(old, new, 1)
+
+    return change
+
+
+def _emits(name):
+    def change(project):
+        project.metrics = {**project.metrics, name: {("Environment",)}}
+
+    return change
+
 def _memory_below_the_least(project):
     project.templates[ROOT]["Parameters"]["MemorySize"]["MinValue"] = 64
 
@@ -210,7 +275,7 @@ def _log_for_ever(project):
 
 
 SEEDS = [
-    Seed("a declared setting is not set", "setting-not-set", lambda p: _export(p)["Environment"]["Variables"].pop("BUCKET")),
+    Seed("a declared setting is not set", "setting-not-set", lambda p: _shared(p)["Environment"]["Variables"].pop("BUCKET")),
     Seed("a new setting is declared only in the code", "setting-not-set", _declare("SEEDED_SETTING")),
     Seed("a variable is misspelt", "setting-not-declared", lambda p: _export(p)["Environment"]["Variables"].update(BUKCET="x")),
     Seed("the configuration declares nothing", "setting-declared", lambda p: setattr(p, "declared_settings", {})),
@@ -232,6 +297,24 @@ SEEDS = [
     Seed("the export may delete", "right-too-many", _grant("s3:DeleteObject")),
     Seed("the export may list", "right-too-many", _grant("s3:ListBucket")),
     Seed("a wildcard action", "right-too-many", _grant("s3:*")),
+    Seed("retention may delete for good", "right-too-many", lambda p: _rights(p, "RetentionRole").append({"Effect": "Allow", "Action": "s3:DeleteObjectVersion", "Resource": "x"})),
+    Seed("retention may delete manifests", "right-prefix", _grant_prefix("RetentionRole", "DeleteData", "${KeyPrefix}postgres-exports/metadata/")),
+    Seed("retention may list everything", "right-prefix", _list_everything),
+    Seed("deleting for good is not denied", "right-deny", _deny_gone),
+    Seed("restores write into every environment", "right-prefix", _grant_prefix("RestoreTriggerRole", "WritePinsRecordsAndDrillResults", "${AnyPrefix}restores/")),
+    Seed("a policy longer than IAM takes", "policy-size", _long_policy),
+    Seed("two functions share a role", "role", lambda p: _retention(p).update(Role={"Ref": "ScheduledExportRoleArn"})),
+    Seed("a schedule whose function it may not start", "scheduler-targets", _unscheduled_role),
+    Seed("a scheduled restore", "restore-origin", _drill_input('{"schedule_arn":"<aws.scheduler.schedule-arn>","scheduled_time":"<aws.scheduler.scheduled-time>","mode":"swap"}')),
+    Seed("alarms may start restores", "restore-origin", _let_alarms_restore),
+    Seed("a restore on every new object", "restore-origin", lambda p: _restore(p)["Events"].update(Seeded={"Type": "S3", "Properties": {}})),
+    Seed("an alarm that the runbook does not know", "runbook", lambda p: _properties(p, ALARMS, "RestoreRefused").update(AlarmName={"Fn::Sub": "${AppName}-${Environment}-Seeded"})),
+    Seed("an alarm on a metric that nothing emits", "metric", lambda p: _properties(p, ALARMS, "RestoreRefused").update(MetricName="RestoreRefusal")),
+    Seed("an alarm with other dimensions", "metric", lambda p: _properties(p, ALARMS, "RestoreRefused")["Dimensions"].pop()),
+    Seed("a metric that nobody looks at", "metric", _emits("SeededMetric")),
+    Seed("a misspelt metric on the dashboard", "metric", _widget("BackupRows", "BackupRow")),
+    Seed("a dashboard that is no JSON", "dashboard", _widget("\"widgets\"", "widgets")),
+    Seed("a widget over another", "dashboard", _widget('"x": 8, "y": 0', '"x": 4, "y": 0')),
     Seed("a missing right", "right-missing", lambda p: _rights(p)[0]["Action"].remove("s3:AbortMultipartUpload")),
     Seed("rights on every object", "right-resource", _grant("s3:PutObject")),
     Seed("rights outside the prefixes", "right-prefix", _grant("s3:GetObject", {"Fn::Sub": "arn:${AWS::Partition}:s3:::${BucketName}/*"})),
@@ -313,7 +396,8 @@ def own_rules(tally, project):
 def seeded(tally, project):
     # A state in which code and templates agree, so that what is found here does not depend on what is wrong today.
     set_today = {
-        rules.function_name(name): frozenset(rules.variables(function)) for _, name, function in project.resources(rules.FUNCTION)
+        rules.function_name(name): frozenset(rules.variables(project, path, function))
+        for path, name, function in project.resources(rules.FUNCTION)
     }
     project = dataclasses.replace(project, declared_settings=set_today)
     before = set(rules.findings(project))
@@ -365,7 +449,7 @@ def lint_seed(seed):
         copied = Path(directory)
         (copied / "infra").mkdir()
         (copied / "docs").mkdir()
-        for source in (ROOT, "samconfig.toml", "docs/deploy.md", *(f"infra/{p.name}" for p in (REPOSITORY / "infra").glob("*.yaml"))):
+        for source in (ROOT, "samconfig.toml", "docs/deploy.md", "docs/runbook.md", *(f"infra/{p.name}" for p in (REPOSITORY / "infra").glob("*.yaml"))):
             content = (REPOSITORY / source).read_text()
             (copied / source).write_text(content.replace(old, new, 1) if source == path else content)
         judge = {"raw": lambda: cfn_lint([ROOT, path], copied), "transformed": lambda: lint_transformed(Project.load(copied)), "checkov": lambda: checkov(copied)}

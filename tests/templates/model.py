@@ -48,7 +48,9 @@ class Project:
     templates: dict[str, dict]
     samconfig: dict
     declared_settings: dict[str, frozenset[str]]
+    metrics: dict[str, set[tuple[str, ...]]]
     deploy_doc: str
+    runbook: str
 
     @classmethod
     def load(cls, directory: Path) -> "Project":
@@ -57,6 +59,8 @@ class Project:
             templates={str(p.relative_to(directory)): yaml.load(p.read_text(), _Loader) for p in paths},
             samconfig=tomllib.loads((directory / "samconfig.toml").read_text()),
             declared_settings=declared_settings(directory),
+            metrics=emitted_metrics(directory),
+            runbook=(directory / "docs" / "runbook.md").read_text(),
             deploy_doc=(directory / "docs" / "deploy.md").read_text(),
         )
 
@@ -147,3 +151,18 @@ def declared_settings(directory: Path) -> dict[str, frozenset[str]]:
         function: frozenset().union(*(lists[name] for name in re.findall(r"[A-Z_]+", names) if name in lists))
         for function, names in functions
     }
+
+
+def emitted_metrics(directory: Path) -> dict[str, set[tuple[str, ...]]]:
+    """By metric, the sets of dimensions with which the functions emit it."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for source in sorted((directory / "functions").glob("*/src/**/*.rs")):
+        text = source.read_text().split("#[cfg(test)]")[0]
+        for call in re.split(r"\b(?=emit_metrics\(|self\.count\()", text)[1:]:
+            lists = re.match(r"\w[\w.]*\(\s*(?:&\[(.*?)\],\s*)?&\[(.*?)\],\s*(?:&\[|&\w+\))", call, re.DOTALL)
+            if not lists or "Unit::" not in lists[2]:
+                continue
+            dimensions = tuple(re.findall(r'\("(\w+)",', lists[1])) if lists[1] else ("Environment",)
+            for metric in re.findall(r'\("(\w+)", Unit::', lists[2]):
+                found.setdefault(metric, set()).add(dimensions)
+    return found

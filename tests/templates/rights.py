@@ -1,4 +1,11 @@
-"""Which actions each function's role may hold, as the project's table of rights has them; nothing else may be allowed."""
+"""Which actions each function's role may hold, as the project's table of rights has them; nothing else may be allowed.
+
+What each does on which objects stands in tests/rights.json, from which the integration tests make the keys that they give the
+functions: a right that a function needs and the template lacks fails there, one that the template has too many fails here.
+"""
+
+import json
+from pathlib import Path
 
 # What Lambda cannot run a function without, whatever the function does.
 LAMBDA_ITSELF = {
@@ -14,20 +21,20 @@ LAMBDA_ITSELF = {
     "ec2:UnassignPrivateIpAddresses",
 }
 
-# By the logical id of the function.
+# By function and S3 action, the prefixes: {own} is KEY_PREFIX, {any} the same with any environment in the environment's place.
+OBJECTS = json.loads((Path(__file__).resolve().parents[1] / "rights.json").read_text())
+
+_EVERYWHERE = {"kms:GenerateDataKey", "kms:Decrypt", "secretsmanager:GetSecretValue", "sns:Publish"}
+
+# By function, what it may do beside S3.
 RIGHTS = {
-    "ScheduledExport": {
-        "s3:PutObject",
-        "s3:AbortMultipartUpload",
-        "s3:ListMultipartUploadParts",
-        "s3:GetObject",
-        "kms:GenerateDataKey",
-        "kms:Decrypt",
-        "rds-db:connect",
-        "secretsmanager:GetSecretValue",
-        "sns:Publish",
-    },
+    "scheduled-export": _EVERYWHERE | {"rds-db:connect"},
+    "retention": _EVERYWHERE,
+    "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction"},
 }
+
+# What every function's role denies, whoever adds what to it.
+DENIED = {"s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"}
 
 # Roles that no function has.
 OTHER_ROLES = {
@@ -36,8 +43,3 @@ OTHER_ROLES = {
 
 # Actions that take no resource; everything else has to name one.
 WITHOUT_RESOURCE = {action for action in LAMBDA_ITSELF if action.startswith(("xray:", "ec2:"))}
-
-# Where a function may write and read objects, below the prefix of the deployment.
-OBJECT_PREFIXES = {
-    "ScheduledExport": {"postgres-exports/*", "runs/*"},
-}

@@ -7,11 +7,13 @@ import re
 
 from expressions import schedule_problem, time_zone_problem
 from model import ROOT, Finding, branches, listed, statements
-from rights import LAMBDA_ITSELF, OBJECT_PREFIXES, OTHER_ROLES, RIGHTS, WITHOUT_RESOURCE
+from rights import DENIED, LAMBDA_ITSELF, OBJECTS, OTHER_ROLES, RIGHTS, WITHOUT_RESOURCE
 
 FUNCTION = "AWS::Serverless::Function"
 ALARM = "AWS::CloudWatch::Alarm"
 RULES = []
+# What a schedule may ask of restore-trigger.
+SCHEDULED_MODES = {"verify"}
 
 
 def rule(check):
@@ -27,8 +29,11 @@ def at(path, name):
     return f"{path} {name}"
 
 
-def variables(function):
-    return function["Properties"].get("Environment", {}).get("Variables", {})
+def variables(project, path, function):
+    """What the function sets itself, over what all in its template have."""
+    shared = project.templates[path].get("Globals", {}).get("Function", {})
+    both = [properties.get("Environment", {}).get("Variables", {}) for properties in (shared, function["Properties"])]
+    return {**both[0], **both[1]}
 
 
 def function_name(logical_id):
@@ -42,9 +47,10 @@ def settings_agree(project):
         yield Finding("setting-declared", "shared/src/config", "no declared settings found")
     for path, name, function in project.resources(FUNCTION):
         declared = project.declared_settings.get(function_name(name), frozenset())
-        for missing in sorted(declared - set(variables(function))):
+        given = set(variables(project, path, function))
+        for missing in sorted(declared - given):
             yield Finding("setting-not-set", at(path, name), f"{missing} is declared in shared/src/config and not set")
-        for unknown in sorted(set(variables(function)) - declared):
+        for unknown in sorted(given - declared):
             yield Finding("setting-not-declared", at(path, name), f"{unknown} is set and not declared in shared/src/config")
 
 
@@ -52,7 +58,8 @@ def settings_agree(project):
 def functions_are_complete(project):
     for path, name, function in project.resources(FUNCTION):
         where, properties = at(path, name), function["Properties"]
-        logging = properties.get("LoggingConfig", {})
+        shared = project.templates[path].get("Globals", {}).get("Function", {})
+        logging = {**shared.get("LoggingConfig", {}), **properties.get("LoggingConfig", {})}
         group_at = project.resolve(path, logging.get("LogGroup"))
         group = group_at and project.templates[group_at[0]]["Resources"][group_at[1]]
         if not group or group["Type"] != "AWS::Logs::LogGroup":
@@ -155,47 +162,143 @@ def roles_hold_their_rights_and_no_others(project):
             continue
         if "Policies" in function["Properties"]:
             yield Finding("role", at(path, name), "Policies stand beside the role, unseen by its review")
-        owners[role] = name
-        if name not in RIGHTS:
+        owners[role] = function_name(name)
+        if function_name(name) not in RIGHTS:
             yield Finding("right-table", at(path, name), "is not in tests/templates/rights.py")
     for path, name, role in project.resources("AWS::IAM::Role"):
         where, properties = at(path, name), role["Properties"]
         owner = owners.get((path, name))
-        allowed = RIGHTS.get(owner, set()) | LAMBDA_ITSELF if owner else OTHER_ROLES.get(name, set())
+        objects = OBJECTS.get(owner, {})
+        allowed = RIGHTS.get(owner, set()) | set(objects) | LAMBDA_ITSELF if owner else OTHER_ROLES.get(name, set())
         if properties.get("ManagedPolicyArns"):
             yield Finding("right-too-many", where, "managed policies change by themselves; name the actions")
-        granted = set()
+        granted, denied, on_objects = set(), set(), set()
         for policy in properties.get("Policies", []):
             for statement in statements(policy["PolicyDocument"]):
                 if statement["Effect"] != "Allow":
+                    if statement["Resource"] == "*" and "Condition" not in statement:
+                        denied |= actions(statement["Action"])
                     continue
                 if "NotAction" in statement or "NotResource" in statement:
                     yield Finding("right-too-many", where, "NotAction and NotResource allow what nobody has listed")
                 granted |= actions(statement.get("Action"))
-                yield from _statement(where, owner, statement)
+                yield from _statement(where, statement)
+                on_objects |= object_rights(statement)
         for action in sorted(granted - allowed):
             yield Finding("right-too-many", where, f"{action} is not among the rights of {owner or name}")
         for action in sorted(allowed - granted):
             yield Finding("right-missing", where, f"{action} is among the rights of {owner or name} and not granted")
-        for statement in statements(properties["AssumeRolePolicyDocument"]):
-            service = statement.get("Principal", {}).get("Service")
-            condition = statement.get("Condition", {}).get("StringEquals", {})
-            if service != "lambda.amazonaws.com" and condition.get("aws:SourceAccount") != {"Ref": "AWS::AccountId"}:
-                yield Finding("trust", where, f"{service} may assume the role on behalf of other accounts: aws:SourceAccount is missing")
+        if owner:
+            wanted = {(action, prefix) for action, prefixes in objects.items() for prefix in prefixes}
+            for action, prefix in sorted(on_objects - wanted):
+                yield Finding("right-prefix", where, f"{action} on {prefix} is not among the rights of {owner}")
+            for action, prefix in sorted(wanted - on_objects):
+                yield Finding("right-missing", where, f"{action} on {prefix} is among the rights of {owner} and not granted")
+            for action in sorted(DENIED - denied):
+                yield Finding("right-deny", where, f"{action} is not denied everywhere and without condition")
+        yield from _trust(where, properties)
+        length = sum(len(json.dumps(rendered(policy["PolicyDocument"]), separators=(",", ":"))) for policy in properties.get("Policies", []))
+        if length > 10_240:
+            yield Finding("policy-size", where, f"with long names its policies have {length} characters; IAM takes 10240 a role")
 
 
-def _statement(where, owner, statement):
+def _trust(where, properties):
+    for statement in statements(properties["AssumeRolePolicyDocument"]):
+        service = statement.get("Principal", {}).get("Service")
+        if service is None:
+            if statement.get("Principal", {}).get("AWS") in (None, "*"):
+                yield Finding("trust", where, "anybody may assume the role")
+            continue
+        condition = statement.get("Condition", {}).get("StringEquals", {})
+        if service != "lambda.amazonaws.com" and condition.get("aws:SourceAccount") != {"Ref": "AWS::AccountId"}:
+            yield Finding("trust", where, f"{service} may assume the role on behalf of other accounts: aws:SourceAccount is missing")
+
+
+def object_rights(statement):
+    """(action, prefix) of every right on objects of the bucket; what is no such prefix is told as it stands."""
+    s3 = {action for action in actions(statement.get("Action")) if action.startswith("s3:")}
+    if not s3:
+        return set()
+    found = set()
+    for action in s3:
+        if action.startswith("s3:ListBucket"):
+            places = resource_texts(statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", "*"))
+            if resource_texts(statement.get("Resource")) != ["arn:${AWS::Partition}:s3:::${BucketName}"]:
+                places = [statement.get("Resource")]
+        else:
+            places = [re.sub(r"^arn:\$\{AWS::Partition\}:s3:::\$\{BucketName\}/", "", str(r)) for r in resource_texts(statement.get("Resource"))]
+        for place in map(str, places):
+            known = re.fullmatch(r"\$\{(Key|Any)Prefix\}(.+/)\*", place)
+            found.add((action, ("{own}" if known[1] == "Key" else "{any}") + known[2] if known else place))
+    return found
+
+
+def rendered(value):
+    """A policy as long as it can get: every branch taken, and long names for what is not known yet."""
+    if isinstance(value, dict):
+        if set(value) == {"Fn::If"}:
+            return [rendered(side) for side in branches(value)]
+        if set(value) == {"Fn::Sub"} and isinstance(value["Fn::Sub"], str):
+            return re.sub(r"\$\{[^}]*\}", "x" * 24, value["Fn::Sub"])
+        if len(value) == 1 and next(iter(value)) in ("Ref", "Fn::GetAtt", "Fn::Join", "Fn::Split"):
+            return "x" * 100
+        return {key: rendered(item) for key, item in value.items()}
+    return [rendered(item) for item in value] if isinstance(value, list) else value
+
+
+def _statement(where, statement):
     granted = actions(statement.get("Action"))
     resources = resource_texts(statement.get("Resource"))
     if "*" in resources and granted - WITHOUT_RESOURCE:
         yield Finding("right-resource", where, f"{', '.join(sorted(granted - WITHOUT_RESOURCE))} on every resource")
     if any(action.startswith("kms:") for action in granted) and "kms:ViaService" not in statement.get("Condition", {}).get("StringEquals", {}):
         yield Finding("right-kms", where, "kms actions without kms:ViaService")
-    if any(action.startswith("s3:") for action in granted):
-        for resource in resources:
-            prefix = re.sub(r"^.*:::\$\{BucketName\}/\$\{KeyPrefix\}", "", str(resource))
-            if prefix not in OBJECT_PREFIXES.get(owner, set()):
-                yield Finding("right-prefix", where, f"{resource} is not one of the prefixes of {owner}")
+
+
+@rule
+def the_scheduler_starts_what_has_a_schedule(project):
+    scheduled = {
+        f"function:${{AppName}}-${{Environment}}-{function_name(name)}"
+        for _, name, function in project.resources(FUNCTION)
+        if any(event["Type"] == "ScheduleV2" for event in function["Properties"].get("Events", {}).values())
+    }
+    for path, name, role in project.resources("AWS::IAM::Role"):
+        if name != "SchedulerRole":
+            continue
+        may_start = {
+            str(resource).split(":lambda:${AWS::Region}:${AWS::AccountId}:")[-1]
+            for policy in role["Properties"]["Policies"]
+            for statement in statements(policy["PolicyDocument"])
+            if "lambda:InvokeFunction" in actions(statement["Action"])
+            for resource in resource_texts(statement["Resource"])
+        }
+        for wrong in sorted(scheduled ^ may_start):
+            yield Finding("scheduler-targets", at(path, name), f"{wrong} has a schedule or may be started by one, not both")
+
+
+@rule
+def a_restore_starts_by_hand(project):
+    """A schedule may start a drill; no alarm, topic, rule or other service may start the function at all."""
+    restore = {(path, name) for path, name, _ in project.resources(FUNCTION) if function_name(name) == "restore-trigger"}
+    for path, name, function in project.resources(FUNCTION):
+        if (path, name) not in restore:
+            continue
+        for event, definition in function["Properties"].get("Events", {}).items():
+            where = at(path, f"{name}.{event}")
+            if definition["Type"] != "ScheduleV2":
+                yield Finding("restore-origin", where, f"{definition['Type']} would start restores")
+            elif json.loads(definition["Properties"].get("Input", "{}")).get("mode") not in SCHEDULED_MODES:
+                yield Finding("restore-origin", where, "a schedule may start a drill and nothing else")
+    for path, name, permission in project.resources("AWS::Lambda::Permission"):
+        if project.resolve(path, permission["Properties"].get("FunctionName")) in restore:
+            yield Finding("restore-origin", at(path, name), "lets another service start restores")
+    for path, name, alarm in project.resources(ALARM):
+        for kind in ("AlarmActions", "OKActions", "InsufficientDataActions"):
+            if any(project.resolve(path, action) in restore for action in alarm["Properties"].get(kind, [])):
+                yield Finding("restore-origin", at(path, name), "an alarm would start a restore")
+    for path, name, subscription in project.resources("AWS::SNS::Subscription"):
+        if subscription["Properties"].get("Protocol") == "lambda":
+            yield Finding("restore-origin", at(path, name), "whoever publishes to the topic would start the function")
 
 
 @rule
@@ -255,6 +358,82 @@ def a_missing_backup_is_noticed(project):
             yield Finding("dead-man", where, "has no permission to start the function")
     if not found:
         yield Finding("dead-man", "infra/alarms.yaml", "no alarm watches Holdfast/BackupSucceeded")
+
+
+def dashboard_widgets(project):
+    """(where, widget) of every dashboard; a body that is no JSON raises ValueError."""
+    for path, name, dashboard in project.resources("AWS::CloudWatch::Dashboard"):
+        text = dashboard["Properties"]["DashboardBody"]["Fn::Sub"]
+        for widget in json.loads(re.sub(r"\$\{([\w:]+)\}", r"\1", text))["widgets"]:
+            yield at(path, name), widget
+
+
+def dashboard_metrics(project):
+    """(metric, dimensions) of ours that dashboards show."""
+    try:
+        widgets = list(dashboard_widgets(project))
+    except (ValueError, KeyError, TypeError):
+        return
+    for _, widget in widgets:
+        for namespace, metric, *rest in widget["properties"].get("metrics", []):
+            if namespace == "Holdfast":
+                yield metric, tuple(word for word in rest if isinstance(word, str))[::2]
+
+
+@rule
+def dashboards_can_be_drawn(project):
+    try:
+        widgets = list(dashboard_widgets(project))
+    except (ValueError, KeyError, TypeError) as error:
+        yield Finding("dashboard", "infra/dashboard.yaml", f"is no dashboard: {error}")
+        return
+    if not widgets:
+        yield Finding("dashboard", "infra/dashboard.yaml", "there is no dashboard")
+    taken = set()
+    for where, widget in widgets:
+        title = widget.get("properties", {}).get("title")
+        if widget.get("type") != "metric" or widget["x"] + widget["width"] > 24 or not widget["properties"].get("region"):
+            yield Finding("dashboard", where, f"{title}: no metric widget within 24 columns, with a region")
+        cells = {(x, y) for x in range(widget["x"], widget["x"] + widget["width"]) for y in range(widget["y"], widget["y"] + widget["height"])}
+        if cells & taken:
+            yield Finding("dashboard", where, f"{title} lies over another widget")
+        taken |= cells
+    for metric, dimensions in dashboard_metrics(project):
+        if dimensions not in project.metrics.get(metric, set()):
+            yield Finding("metric", "infra/dashboard.yaml", f"no function emits {metric} with {dimensions}")
+
+
+@rule
+def the_runbook_has_every_alarm(project):
+    alarms = {
+        alarm["Properties"]["AlarmName"]["Fn::Sub"].removeprefix("${AppName}-${Environment}-")
+        for _, _, alarm in project.resources(ALARM)
+    }
+    headings = re.findall(r"^## (.+)$", project.runbook, re.MULTILINE)
+    told = {name for heading in headings for name in re.findall(r"`…-(\w+)`", heading)}
+    for name in sorted(alarms - told):
+        yield Finding("runbook", "docs/runbook.md", f"does not say what to do about {name}")
+    for name in sorted(told - alarms):
+        yield Finding("runbook", "docs/runbook.md", f"{name} is no alarm of the templates")
+
+
+@rule
+def metrics_are_those_of_the_code(project):
+    watched = {}
+    for path, name, alarm in project.resources(ALARM):
+        properties = alarm["Properties"]
+        if properties.get("Namespace") != "Holdfast":
+            continue
+        metric, where = properties.get("MetricName"), at(path, name)
+        dimensions = tuple(dimension["Name"] for dimension in properties.get("Dimensions", []))
+        watched.setdefault(metric, where)
+        if metric not in project.metrics:
+            yield Finding("metric", where, f"no function emits {metric}")
+        elif dimensions not in project.metrics[metric]:
+            yield Finding("metric", where, f"{metric} is emitted with {sorted(project.metrics[metric])}, not with {dimensions}")
+    unseen = set(project.metrics) - set(watched) - {metric for metric, _ in dashboard_metrics(project)}
+    for metric in sorted(unseen):
+        yield Finding("metric", "infra/dashboard.yaml", f"{metric} is emitted, and neither watched by an alarm nor shown")
 
 
 @rule
