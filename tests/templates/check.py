@@ -307,6 +307,7 @@ SEEDS = [
     Seed("a schedule whose function it may not start", "scheduler-targets", _unscheduled_role),
     Seed("a scheduled restore", "restore-origin", _drill_input('{"schedule_arn":"<aws.scheduler.schedule-arn>","scheduled_time":"<aws.scheduler.scheduled-time>","mode":"swap"}')),
     Seed("alarms may start restores", "restore-origin", _let_alarms_restore),
+    Seed("other buckets' objects go on with restores", "restore-origin", lambda p: _restore(p)["Events"]["Thawed"]["Properties"]["Pattern"].pop("detail")),
     Seed("a restore on every new object", "restore-origin", lambda p: _restore(p)["Events"].update(Seeded={"Type": "S3", "Properties": {}})),
     Seed("an alarm that the runbook does not know", "runbook", lambda p: _properties(p, ALARMS, "RestoreRefused").update(AlarmName={"Fn::Sub": "${AppName}-${Environment}-Seeded"})),
     Seed("an alarm on a metric that nothing emits", "metric", lambda p: _properties(p, ALARMS, "RestoreRefused").update(MetricName="RestoreRefusal")),

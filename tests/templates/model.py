@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 ROOT = "template.yaml"
+# Names of that form in the functions' sources that are something else: an alarm's.
+NOT_METRICS = {"BackupMissing"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -158,11 +160,15 @@ def emitted_metrics(directory: Path) -> dict[str, set[tuple[str, ...]]]:
     found: dict[str, set[tuple[str, ...]]] = {}
     for source in sorted((directory / "functions").glob("*/src/**/*.rs")):
         text = source.read_text().split("#[cfg(test)]")[0]
-        for call in re.split(r"\b(?=emit_metrics\(|self\.count\()", text)[1:]:
-            lists = re.match(r"\w[\w.]*\(\s*(?:&\[(.*?)\],\s*)?&\[(.*?)\],\s*(?:&\[|&\w+\))", call, re.DOTALL)
-            if not lists or "Unit::" not in lists[2]:
+        spelt = set(re.findall(r'"((?:Backup|Restore|Retention|Export|Snapshot)(?:[A-Z][a-z]+)+)"', text)) - NOT_METRICS
+        for call in text.split("emit_metrics(")[1:]:
+            lists = re.match(r"\s*&\[(.*?)\],\s*&\[(.*?)\],\s*&\[", call, re.DOTALL)
+            if not lists:
                 continue
-            dimensions = tuple(re.findall(r'\("(\w+)",', lists[1])) if lists[1] else ("Environment",)
+            dimensions = tuple(re.findall(r'\("(\w+)",', lists[1]))
             for metric in re.findall(r'\("(\w+)", Unit::', lists[2]):
                 found.setdefault(metric, set()).add(dimensions)
+        # What is handed to a function's own `count` has the environment for its only dimension.
+        for metric in spelt - set(found):
+            found.setdefault(metric, set()).add(("Environment",))
     return found

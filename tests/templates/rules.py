@@ -13,7 +13,7 @@ FUNCTION = "AWS::Serverless::Function"
 ALARM = "AWS::CloudWatch::Alarm"
 RULES = []
 # What a schedule may ask of restore-trigger.
-SCHEDULED_MODES = {"verify"}
+SCHEDULED_MODES = {"verify", "resume"}
 
 
 def rule(check):
@@ -278,17 +278,25 @@ def the_scheduler_starts_what_has_a_schedule(project):
 
 @rule
 def a_restore_starts_by_hand(project):
-    """A schedule may start a drill; no alarm, topic, rule or other service may start the function at all."""
+    """Schedules start drills and polls, a thawed object of the bucket what waits for it; no alarm, topic or other service anything."""
     restore = {(path, name) for path, name, _ in project.resources(FUNCTION) if function_name(name) == "restore-trigger"}
     for path, name, function in project.resources(FUNCTION):
         if (path, name) not in restore:
             continue
         for event, definition in function["Properties"].get("Events", {}).items():
-            where = at(path, f"{name}.{event}")
-            if definition["Type"] != "ScheduleV2":
+            where, properties = at(path, f"{name}.{event}"), definition["Properties"]
+            if definition["Type"] == "ScheduleV2":
+                if json.loads(properties.get("Input", "{}")).get("mode") not in SCHEDULED_MODES:
+                    yield Finding("restore-origin", where, "a schedule may start a drill or a poll, and nothing else")
+            elif definition["Type"] == "EventBridgeRule":
+                pattern = properties.get("Pattern", {})
+                wanted = {"bucket": {"name": [{"Ref": "BucketName"}]}}
+                if (pattern.get("source"), pattern.get("detail-type"), pattern.get("detail")) != (["aws.s3"], ["Object Restore Completed"], wanted):
+                    yield Finding("restore-origin", where, "of events only Object Restore Completed of the bucket may go on with a restore")
+                if not properties.get("DeadLetterConfig"):
+                    yield Finding("schedule-dlq", where, "DeadLetterConfig is missing")
+            else:
                 yield Finding("restore-origin", where, f"{definition['Type']} would start restores")
-            elif json.loads(definition["Properties"].get("Input", "{}")).get("mode") not in SCHEDULED_MODES:
-                yield Finding("restore-origin", where, "a schedule may start a drill and nothing else")
     for path, name, permission in project.resources("AWS::Lambda::Permission"):
         if project.resolve(path, permission["Properties"].get("FunctionName")) in restore:
             yield Finding("restore-origin", at(path, name), "lets another service start restores")

@@ -31,15 +31,20 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// What docs/deploy.md gives the export's role, and no more.
-fn export_rights() -> Permissions {
-    let on = |action: &str, prefix: &str| (action.to_owned(), prefix.to_owned());
+/// What the template gives a function's role (tests/rights.json), and no more. `own`: key prefixes of its environment,
+/// `any`: those of all.
+pub fn rights(function: &str, own: &[&str], any: &[&str]) -> Permissions {
+    let table: serde_json::Value = serde_json::from_str(include_str!("../../rights.json")).unwrap();
     let mut allow = Vec::new();
-    for prefix in ["postgres-exports/", "runs/"] {
-        allow.push(on("s3:PutObject", prefix));
-        allow.push(on("s3:GetObject", prefix));
-        allow.push(on("s3:AbortMultipartUpload", prefix));
-        allow.push(on("s3:ListMultipartUploadParts", prefix));
+    for (action, prefixes) in table[function].as_object().unwrap() {
+        for prefix in prefixes.as_array().unwrap() {
+            let prefix = prefix.as_str().unwrap();
+            let (roots, path) = match prefix.strip_prefix("{own}") {
+                Some(path) => (own, path),
+                None => (any, prefix.strip_prefix("{any}").unwrap()),
+            };
+            allow.extend(roots.iter().map(|root| (action.clone(), format!("{root}{path}"))));
+        }
     }
     Permissions { allow }
 }
@@ -52,7 +57,7 @@ impl Bed {
     pub async fn with_cluster(cluster: Cluster) -> Self {
         let s3 = S3Server::start(S3Options::default()).await.unwrap();
         s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, object_lock: false }).unwrap();
-        s3.store().add_key(FUNCTION_KEY.0, FUNCTION_KEY.1, Some(export_rights()));
+        s3.store().add_key(FUNCTION_KEY.0, FUNCTION_KEY.1, Some(rights(EXPORT, &[""], &[])));
         let lambda = LambdaServer::start(LambdaOptions::default()).await.unwrap();
         Self { cluster, s3, lambda, directory: tempfile::tempdir().unwrap() }
     }

@@ -22,27 +22,8 @@ const PASSKEY_SECRET: &str = "arn:passkey";
 const BACKUP: &str = "20250621-143000";
 const MAJOR: u16 = 17;
 
-/// What docs/restore.md gives the role, and no more.
 fn restore_rights() -> Permissions {
-    let mut allow = Vec::new();
-    for root in ["", "test/", "staging/"] {
-        for prefix in ["postgres-exports/", "imports/", "pins/", "restores/"] {
-            allow.push(("s3:GetObject".to_owned(), format!("{root}{prefix}")));
-            allow.push(("s3:GetObjectVersion".to_owned(), format!("{root}{prefix}")));
-        }
-        allow.push(("s3:ListBucket".to_owned(), format!("{root}postgres-exports/metadata/")));
-        for archived in ["postgres-exports/dumps/", "imports/"] {
-            allow.push(("s3:RestoreObject".to_owned(), format!("{root}{archived}")));
-        }
-        allow.push(("s3:PutObject".to_owned(), format!("{root}pins/")));
-        // What a drill has proved.
-        allow.push(("s3:PutObject".to_owned(), format!("{root}postgres-exports/metadata/")));
-    }
-    for own in ["restores/", "test/restores/"] {
-        allow.push(("s3:PutObject".to_owned(), own.to_owned()));
-        allow.push(("s3:ListBucket".to_owned(), format!("{own}waiting/")));
-    }
-    Permissions { allow }
+    crate::bed::rights(RESTORE, &["", "test/"], &["", "test/", "staging/"])
 }
 
 /// What `restore-trigger hash-passkey` makes of a line.

@@ -18,29 +18,9 @@ const KEY: (&str, &str) = ("retention-role", "retention-role-secret");
 const LEASE: &str = "runs/retention/lease.json";
 const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
 
-/// What docs/retention.md gives the role, and no more: no version may be deleted, and no manifest at all.
+/// No version may be deleted, and no manifest at all.
 pub fn rights() -> Permissions {
-    let mut allow: Vec<(String, String)> = Vec::new();
-    let mut on = |action: &str, prefixes: &[&str]| {
-        allow.extend(prefixes.iter().map(|prefix| (format!("s3:{action}"), (*prefix).to_owned())));
-    };
-    const ARTIFACTS: [&str; 7] = [
-        "postgres-exports/dumps/",
-        "postgres-exports/sql/",
-        "postgres-exports/raw/",
-        "postgres-exports/transformed/",
-        "postgres-exports/sanitized/",
-        "postgres-exports/rds-exports/",
-        "mongodb-dumps/",
-    ];
-    const METADATA: &str = "postgres-exports/metadata/";
-    on("ListBucket", &[&ARTIFACTS[..], &[METADATA, "pins/", "runs/"]].concat());
-    on("ListBucketMultipartUploads", &ARTIFACTS);
-    on("AbortMultipartUpload", &ARTIFACTS);
-    on("GetObject", &[METADATA, "pins/", "runs/"]);
-    on("PutObject", &[METADATA, "runs/retention/"]);
-    on("DeleteObject", &[&ARTIFACTS[..], &["pins/", "runs/leases/"]].concat());
-    Permissions { allow }
+    crate::bed::rights(RETENTION, &[""], &[])
 }
 
 struct Rig {
