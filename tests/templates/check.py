@@ -21,6 +21,7 @@ from pathlib import Path
 
 import expressions
 import rules
+from lifecycle import DOCUMENTED_POLICY
 from model import ROOT, Finding, Project
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -178,9 +179,13 @@ def _grant(action, resource="*"):
     return change
 
 
+def _lifecycle(project):
+    return _properties(project, STORAGE, "Bucket")["LifecycleConfiguration"]["Rules"]
+
+
 def _lifecycle_rule(**entry):
     def change(project):
-        _properties(project, STORAGE, "Bucket")["LifecycleConfiguration"]["Rules"].append({"Id": "seeded", "Status": "Enabled", **entry})
+        _lifecycle(project).append({"Id": "seeded", "Status": "Enabled", **entry})
 
     return change
 
@@ -335,9 +340,20 @@ SEEDS = [
     Seed("an unversioned bucket", "bucket-versioning", lambda p: _properties(p, STORAGE, "Bucket").pop("VersioningConfiguration")),
     Seed("a public policy allowed", "bucket-public", lambda p: _properties(p, STORAGE, "Bucket")["PublicAccessBlockConfiguration"].update(BlockPublicPolicy=False)),
     Seed("plain HTTP allowed", "bucket-tls", _no_tls_policy),
-    Seed("uploads never aborted", "lifecycle-abort", lambda p: _properties(p, STORAGE, "Bucket")["LifecycleConfiguration"]["Rules"].pop(0)),
-    Seed("STANDARD_IA after a week", "lifecycle-ia", _lifecycle_rule(Prefix="postgres-exports/", Transitions=[{"StorageClass": "STANDARD_IA", "TransitionInDays": 7}])),
-    Seed("backups expired behind retention's back", "lifecycle-owner", _lifecycle_rule(Prefix="postgres-exports/", ExpirationInDays=30)),
+    Seed("uploads never aborted", "lifecycle-abort", lambda p: _lifecycle(p).pop(0)),
+    Seed("old versions kept for ever", "lifecycle-versions", lambda p: _lifecycle(p).pop(1)),
+    Seed("STANDARD_IA after a week", "lifecycle-ia", _default("TransformedInfrequentAccessDays", 7)),
+    Seed("a rule that moves twice within 30 days", "lifecycle-ia", _default("RawArchiveDays", 59)),
+    Seed("deleted before it is archived", "lifecycle-rule", _default("RawExpirationDays", 90)),
+    Seed("markers and days in one rule", "lifecycle-rule", lambda p: _lifecycle(p)[2].update(ExpirationInDays=30)),
+    Seed("another number than the documented one", "lifecycle-days", _default("RawExpirationDays", 731)),
+    Seed("the parameter file says something else", "lifecycle-days", lambda p: p.parameter_files.update({DOCUMENTED_POLICY: ["TransformedInfrequentAccessDays=8"]})),
+    Seed("manifests deleted", "lifecycle-owner", _lifecycle_rule(Prefix="postgres-exports/", ExpirationInDays=800)),
+    Seed("manifests archived", "lifecycle-days", _lifecycle_rule(Prefix={"Fn::Sub": "${KeyPrefix}postgres-exports/metadata/"}, Transitions=[{"StorageClass": "GLACIER", "TransitionInDays": 90}])),
+    Seed("everything archived deeper", "lifecycle-days", _lifecycle_rule(Transitions=[{"StorageClass": "DEEP_ARCHIVE", "TransitionInDays": 365}])),
+    Seed("two owners of a prefix", "lifecycle-days", _lifecycle_rule(Prefix={"Fn::Sub": "${KeyPrefix}postgres-exports/dumps/"}, ExpirationInDays=60)),
+    Seed("a new kind of object without an owner", "prefix-owner", lambda p: setattr(p, "key_folders", p.key_folders | {"seeded/"})),
+    Seed("an override that is not allowed", "samconfig", lambda p: p.parameter_files.update(seeded=["RawArchiveDays=10"])),
     Seed("a plain queue", "queue-encrypted", lambda p: _properties(p, NOTIFICATIONS, "UndeliveredEvents").pop("SqsManagedSseEnabled")),
     Seed("an undocumented parameter", "parameter-docs", lambda p: p.templates[ROOT]["Parameters"].update(Seeded={"Type": "String", "Description": "x"})),
     Seed("the URL shown in the console", "no-echo", lambda p: p.templates[ROOT]["Parameters"]["DatabaseUrl"].pop("NoEcho")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -51,6 +52,10 @@ class Project:
     samconfig: dict
     declared_settings: dict[str, frozenset[str]]
     metrics: dict[str, set[tuple[str, ...]]]
+    # By path, the Key=Value entries of the files in infra/parameters.
+    parameter_files: dict[str, list[str]]
+    # The folders that the code gives objects, below the prefix of the deployment.
+    key_folders: frozenset[str]
     deploy_doc: str
     runbook: str
 
@@ -62,6 +67,10 @@ class Project:
             samconfig=tomllib.loads((directory / "samconfig.toml").read_text()),
             declared_settings=declared_settings(directory),
             metrics=emitted_metrics(directory),
+            parameter_files={
+                str(p.relative_to(directory)): json.loads(p.read_text()) for p in sorted((directory / "infra" / "parameters").glob("*.json"))
+            },
+            key_folders=key_folders(directory),
             runbook=(directory / "docs" / "runbook.md").read_text(),
             deploy_doc=(directory / "docs" / "deploy.md").read_text(),
         )
@@ -172,3 +181,9 @@ def emitted_metrics(directory: Path) -> dict[str, set[tuple[str, ...]]]:
         for metric in spelt - set(found):
             found.setdefault(metric, set()).add(("Environment",))
     return found
+
+
+def key_folders(directory: Path) -> frozenset[str]:
+    source = directory / "shared" / "src" / "domain" / "object_key.rs"
+    text = source.read_text().split("#[cfg(test)]")[0] if source.exists() else ""
+    return frozenset(re.findall(r'"(?:\{root\}|\{\})([a-z-]+/(?:[a-z-]+/)?)', text))

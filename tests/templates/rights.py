@@ -39,6 +39,20 @@ DENIED = {"s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"}
 # Roles that no function has.
 OTHER_ROLES = {
     "SchedulerRole": {"lambda:InvokeFunction", "sqs:SendMessage"},
+    # It cannot replicate deletions.
+    "ReplicationRole": {
+        "s3:GetReplicationConfiguration",
+        "s3:ListBucket",
+        "s3:GetObjectVersionForReplication",
+        "s3:GetObjectVersionAcl",
+        "s3:GetObjectVersionTagging",
+        "s3:GetObjectRetention",
+        "s3:GetObjectLegalHold",
+        "s3:ReplicateObject",
+        "s3:ReplicateTags",
+        "kms:Decrypt",
+        "kms:Encrypt",
+    },
 }
 
 # Actions that take no resource; everything else has to name one.

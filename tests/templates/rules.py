@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import lifecycle
 from expressions import schedule_problem, time_zone_problem
 from model import ROOT, Finding, branches, listed, statements
 from rights import DENIED, LAMBDA_ITSELF, OBJECTS, OTHER_ROLES, RIGHTS, WITHOUT_RESOURCE
@@ -251,7 +252,8 @@ def _statement(where, statement):
     resources = resource_texts(statement.get("Resource"))
     if "*" in resources and granted - WITHOUT_RESOURCE:
         yield Finding("right-resource", where, f"{', '.join(sorted(granted - WITHOUT_RESOURCE))} on every resource")
-    if any(action.startswith("kms:") for action in granted) and "kms:ViaService" not in statement.get("Condition", {}).get("StringEquals", {}):
+    conditions = {key for operator in statement.get("Condition", {}).values() for key in operator}
+    if any(action.startswith("kms:") for action in granted) and "kms:ViaService" not in conditions:
         yield Finding("right-kms", where, "kms actions without kms:ViaService")
 
 
@@ -417,6 +419,10 @@ def the_runbook_has_every_alarm(project):
         alarm["Properties"]["AlarmName"]["Fn::Sub"].removeprefix("${AppName}-${Environment}-")
         for _, _, alarm in project.resources(ALARM)
     }
+    alarms |= {
+        event["Properties"]["Name"]["Fn::Sub"].removeprefix("${AppName}-${Environment}-")
+        for _, _, event in project.resources("AWS::Events::Rule")
+    }
     headings = re.findall(r"^## (.+)$", project.runbook, re.MULTILINE)
     told = {name for heading in headings for name in re.findall(r"`…-(\w+)`", heading)}
     for name in sorted(alarms - told):
@@ -467,22 +473,9 @@ def buckets_are_safe(project):
             for statement in statements(policy["Properties"]["PolicyDocument"])
         ):
             yield Finding("bucket-tls", where, "no policy denies requests without TLS")
-        yield from _lifecycle(where, [r for r in properties.get("LifecycleConfiguration", {}).get("Rules", []) for r in branches(r)])
 
 
-def _lifecycle(where, lifecycle):
-    if not any(r.get("AbortIncompleteMultipartUpload") and not r.get("Prefix") for r in lifecycle):
-        yield Finding("lifecycle-abort", where, "uploads that a killed run left behind are never aborted")
-    for entry in lifecycle:
-        days = {t["StorageClass"]: t["TransitionInDays"] for t in entry.get("Transitions", [])}
-        if isinstance(days.get("STANDARD_IA"), int) and days["STANDARD_IA"] < 30:
-            yield Finding("lifecycle-ia", where, f"{entry.get('Id')}: STANDARD_IA before 30 days is refused in some partitions and billed for 30 anyway")
-        if "ExpirationInDays" in entry and not entry.get("Prefix"):
-            yield Finding("lifecycle-owner", where, f"{entry.get('Id')}: expires every prefix, backups among them")
-        prefix = entry.get("Prefix")
-        text = prefix.get("Fn::Sub", "") if isinstance(prefix, dict) else str(prefix)
-        if "ExpirationInDays" in entry and not text.endswith("runs/"):
-            yield Finding("lifecycle-owner", where, f"{entry.get('Id')}: expires {text}, which retention owns")
+RULES.extend(lifecycle.RULES)
 
 
 @rule
@@ -533,6 +526,18 @@ def samconfig_fits(project):
         if deploy and not {"CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"} <= set(deploy.get("capabilities", "").split()):
             yield Finding("samconfig", f"samconfig.toml {environment}", "deploy needs CAPABILITY_IAM and CAPABILITY_AUTO_EXPAND")
         overrides = deploy.get("parameter_overrides", [])
-        for override in overrides.split() if isinstance(overrides, str) else overrides:
-            if override.split("=")[0] not in parameters:
-                yield Finding("samconfig", f"samconfig.toml {environment}", f"{override} is no parameter of template.yaml")
+        yield from _overrides(f"samconfig.toml {environment}", overrides.split() if isinstance(overrides, str) else overrides, parameters)
+    for path, overrides in project.parameter_files.items():
+        yield from _overrides(path, overrides, parameters)
+
+
+def _overrides(where, overrides, parameters):
+    for override in overrides:
+        name, _, value = override.partition("=")
+        declared = parameters.get(name)
+        if declared is None:
+            yield Finding("samconfig", where, f"{override} is no parameter of template.yaml")
+        elif "MinValue" in declared and not declared["MinValue"] <= float(value) <= declared.get("MaxValue", float("inf")):
+            yield Finding("samconfig", where, f"{override} is outside what template.yaml allows")
+        elif not re.search(declared.get("AllowedPattern", ""), value):
+            yield Finding("samconfig", where, f"{override} does not match its pattern")
