@@ -7,6 +7,7 @@ pub mod admit;
 pub mod blocks;
 pub mod codec;
 pub mod decode;
+pub mod extract;
 pub mod lexer;
 pub mod rows;
 pub mod script;

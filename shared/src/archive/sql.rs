@@ -3,6 +3,8 @@
 //!
 //! Bytes, because an archive is in the database's encoding; every server encoding leaves ASCII bytes ASCII.
 
+use std::ops::Range;
+
 /// Quotes an identifier.
 pub fn identifier(name: &[u8]) -> Vec<u8> {
     let mut quoted = vec![b'"'];
@@ -41,21 +43,31 @@ pub fn words(statement: &[u8]) -> Vec<&[u8]> {
 
 /// The first of [`words`].
 pub fn leading_words(statement: &[u8], at_most: usize) -> Vec<&[u8]> {
+    spans(statement, at_most).into_iter().map(|span| &statement[span]).collect()
+}
+
+/// Where the first words are.
+pub fn spans(statement: &[u8], at_most: usize) -> Vec<Range<usize>> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || byte >= 0x80;
-    let mut words = Vec::new();
-    let mut rest = statement.trim_ascii_start();
-    while words.len() < at_most
-        && let Some(&first) = rest.first()
+    let mut spans = Vec::new();
+    let mut at = 0;
+    while spans.len() < at_most
+        && let Some(&first) = statement.get(at)
     {
+        if first.is_ascii_whitespace() {
+            at += 1;
+            continue;
+        }
+        let rest = &statement[at..];
         let len = match first {
             b'"' | b'\'' => quoted_len(rest, first),
             _ if plain(first) => rest.iter().position(|&byte| !plain(byte)).unwrap_or(rest.len()),
             _ => 1,
         };
-        words.push(&rest[..len]);
-        rest = rest[len..].trim_ascii_start();
+        spans.push(at..at + len);
+        at += len;
     }
-    words
+    spans
 }
 
 /// Length of a quoted run, doubled quotes in it included.
