@@ -30,7 +30,21 @@ impl<E: Into<Fault>> From<E> for Failure {
 
 /// What is wrong with what was asked for is a refusal; a store that does not answer is a failure.
 pub fn not_to_be_had(fault: Fault) -> Failure {
-    const REFUSED: [&str; 4] = ["backup-not-found", "backup-expired", "manifest-unreadable", "import-not-found"];
+    const REFUSED: [&str; 12] = [
+        "backup-not-found",
+        "backup-expired",
+        "manifest-unreadable",
+        "import-not-found",
+        // Seen only once the archive and the live tables are.
+        "restore-tables-not-found",
+        "restore-tables-collide",
+        "restore-table-without-rows",
+        "restore-table-missing",
+        "restore-columns-differ",
+        "restore-definition-missing",
+        "restore-rows-would-dangle",
+        "restore-schema-exists",
+    ];
     if REFUSED.contains(&fault.code) { Failure::Refused(fault) } else { Failure::Failed(fault) }
 }
 

@@ -18,6 +18,7 @@ use holdfast_shared::postgres::session::query_fault;
 use holdfast_shared::secret::Secret;
 use holdfast_shared::store::Store;
 use jiff::{SignedDuration, Timestamp};
+use restore_trigger::engine::{held, sweep};
 use serde_json::{Value, json};
 
 use crate::lockout::{self, Admission, Lockout};
@@ -117,6 +118,22 @@ impl Guard<'_> {
             let seconds = OBSERVATION_LIMIT.as_secs();
             Err(Fault::new("database-unreachable", format!("no answer from {} within {seconds} s", target.host)))
         })
+    }
+
+    /// Drops what restores have left that were killed, if this is the server that restores may write to. For who has
+    /// the lease on the restore's target.
+    pub async fn clear_away(&self, target: &Target, restore: &Restore, server: &mut TargetServer) -> Result<(), Fault> {
+        let configured = self.config.target_system_identifier.is_some()
+            && server.system_identifier == self.config.target_system_identifier;
+        let environment = &self.config.environment;
+        let ours = server.environment.as_deref().is_none_or(|found| found == environment.as_str());
+        if !configured || !ours || server.in_recovery {
+            return Ok(());
+        }
+        let maintenance = Target { database: self.config.maintenance_database.clone(), ..target.clone() };
+        let dropped = sweep(maintenance, &held(environment, restore.target()), &restore.created()).await?;
+        server.databases.retain(|name| !dropped.contains(name));
+        Ok(())
     }
 
     /// What is to be restored.

@@ -201,6 +201,9 @@ fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
     if (mode == Mode::Tables) == fields.tables.is_empty() {
         return Err(malformed("mode tables needs tables, such as [\"public.orders\"]"));
     }
+    if fields.continue_on_error && mode == Mode::Tables && fields.into == Place::Original {
+        return Err(malformed("continue_on_error has no use where all or nothing is done"));
+    }
     if fields.take_safety_backup && mode == Mode::Tables && fields.into == Place::Schema {
         return Err(malformed("take_safety_backup has no use where nothing existing is changed"));
     }

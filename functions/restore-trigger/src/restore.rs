@@ -126,7 +126,11 @@ impl Function {
         *lease = Some(self.lease(restore.target(), held_id, job).await?);
         // From here on nobody else changes what is looked at.
         let server = match &target {
-            Some(target) => Some(guard.observe(target, restore.target()).await?),
+            Some(target) => {
+                let mut server = guard.observe(target, restore.target()).await?;
+                guard.clear_away(target, &restore, &mut server).await?;
+                Some(server)
+            }
             None => None,
         };
         let (source, pin) = self.pin(&found, restore.mode(), job).await?;
@@ -274,7 +278,7 @@ impl Function {
                 tracing::info!(%until, "waiting for RDS");
                 Ok((receipt, RecordState::Waiting))
             }
-            Err(fault) => Err(Failure::Failed(fault)),
+            Err(fault) => Err(not_to_be_had(fault)),
         }
     }
 }

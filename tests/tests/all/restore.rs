@@ -25,7 +25,7 @@ use crate::schema;
 
 const WORKERS: usize = 3;
 
-async fn store(bed: &Bed) -> Store {
+pub async fn store(bed: &Bed) -> Store {
     let options = S3Options::default();
     let credentials = Credentials::new(options.access_key, options.secret_key, None, None, "tests");
     let aws = aws_config::SdkConfig::builder()
@@ -47,7 +47,7 @@ async fn store(bed: &Bed) -> Store {
     Store::connect(&aws, config).await.unwrap()
 }
 
-async fn engine(bed: &Bed) -> Engine {
+pub async fn engine(bed: &Bed) -> Engine {
     let store = store(bed).await;
     Engine {
         own_store: store.clone(),
@@ -60,16 +60,16 @@ async fn engine(bed: &Bed) -> Engine {
     }
 }
 
-fn backup(manifest: &Manifest) -> Source {
+pub fn backup(manifest: &Manifest) -> Source {
     Source::Backup(Box::new(manifest.clone()))
 }
 
-fn new(database: &str) -> Restore {
+pub fn new(database: &str) -> Restore {
     Restore::NewDatabase { database: database.to_owned() }
 }
 
 /// Everything that a clearance demands is so.
-async fn cleared(bed: &Bed, asked: Restore, source: Source, safety: Option<&Manifest>) -> Clearance {
+pub async fn cleared(bed: &Bed, asked: Restore, source: Source, safety: Option<&Manifest>) -> Clearance {
     let client = bed.cluster.connect("postgres").await.unwrap();
     let identifier: String =
         client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.unwrap().get(0);
@@ -185,7 +185,7 @@ async fn damage_is_told_by_table_and_leaves_nothing_behind() {
     restore(&bed, backup(&manifest), "restored").await.unwrap();
 }
 
-async fn exported(bed: &Bed, database: &str) -> Manifest {
+pub async fn exported(bed: &Bed, database: &str) -> Manifest {
     bed.register_export(database, &[]);
     let receipt = bed.export(json!({"purpose": "test"})).await;
     bed.manifest(&receipt).await

@@ -1,4 +1,4 @@
-//! Databases as a whole: created like their source, dropped.
+//! Databases as a whole, created like their source; and small queries.
 
 use holdfast_shared::archive::toc::Toc;
 use holdfast_shared::domain::table::quote_identifier;
@@ -9,54 +9,29 @@ use holdfast_shared::postgres::session::{query_fault, sql_state};
 
 use crate::engine::Engine;
 use crate::engine::source::Backup;
+use crate::engine::unfinished::Unfinished;
 
 /// What of `CREATE DATABASE` decides how text is stored and compared; the rest is the target's.
 const LOCALE_OPTIONS: [&str; 8] =
     ["ENCODING", "LOCALE_PROVIDER", "LOCALE", "LC_COLLATE", "LC_CTYPE", "ICU_LOCALE", "ICU_RULES", "BUILTIN_LOCALE"];
 
 impl Engine {
-    /// Creates a database with the encoding and locale of the source.
-    pub(super) async fn create_database(&self, name: &str, backup: &Backup) -> Result<(), Fault> {
+    /// Creates a database with the encoding and locale of the source, marked as unfinished. `held` is what this run
+    /// has the lease on.
+    pub(super) async fn create_database(&self, name: &str, held: &str, backup: &Backup) -> Result<Unfinished, Fault> {
         let session = self.connector(&self.target.database)?.session().await?;
         let facts = catalog::server_facts(&session.client).await.map_err(query_fault)?;
-        let options = locale_options(&backup.archive.toc, facts.major());
+        let options = locale_options(&backup.archive.toc, facts.major()) + &self.mark();
         let sql = format!("CREATE DATABASE {} WITH TEMPLATE = template0{options}", quote_identifier(name));
         session.client.batch_execute(&sql).await.map_err(|error| match sql_state(&error) {
             Some("42P04") => Fault::from_error("restore-target-exists", &error).hint("choose another name"),
             Some("42501") => Fault::from_error("restore-not-permitted", &error).hint("ALTER ROLE … CREATEDB"),
             Some("22023" | "42704" | "0A000") => Fault::from_error("restore-locale-missing", &error)
                 .hint("the server has to know the source's encoding and locale"),
+            Some("53100") => Fault::from_error("target-disk-full", &error).hint("give the target server more storage"),
             _ => query_fault(error),
-        })
-    }
-
-    /// Ends every session in it, and drops it.
-    pub(super) async fn drop_database(&self, name: &str) -> Result<(), Fault> {
-        let session = self.connector(&self.target.database)?.session().await?;
-        let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote_identifier(name));
-        match session.client.batch_execute(&sql).await {
-            // Subscriptions keep a database, and `FORCE` does not end them.
-            Err(error) if sql_state(&error) == Some("55006") => {
-                self.drop_subscriptions(name).await?;
-                session.client.batch_execute(&sql).await.map_err(query_fault)
-            }
-            dropped => dropped.map_err(query_fault),
-        }
-    }
-
-    /// Without a word to their publishers: as restored they have no slot there.
-    async fn drop_subscriptions(&self, database: &str) -> Result<(), Fault> {
-        let session = self.connector(database)?.session().await?;
-        let sql = "SELECT subname::text FROM pg_catalog.pg_subscription s
-                     JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE d.datname = $1";
-        for row in session.client.query(sql, &[&database]).await.map_err(query_fault)? {
-            let name = quote_identifier(row.get(0));
-            let sql = format!(
-                "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE); DROP SUBSCRIPTION {name}"
-            );
-            session.client.batch_execute(&sql).await.map_err(query_fault)?;
-        }
-        Ok(())
+        })?;
+        self.describe(&session.client, name, held).await
     }
 }
 
@@ -87,24 +62,32 @@ fn locale_options(toc: &Toc, target_major: u32) -> String {
 
 /// The first column of a `COPY … TO STDOUT`, its escapes undone.
 pub async fn first_column(session: &mut RawSession, sql: impl AsRef<[u8]>) -> Result<Vec<Vec<u8>>, Fault> {
-    let failed = |error: CopyError| Fault::from_error("database-query-failed", &error);
-    let mut copy = session.copy_out(sql).await.map_err(failed)?;
+    let rows = rows(session, sql).await.map_err(|error| Fault::from_error("database-query-failed", &error))?;
+    Ok(rows.into_iter().filter_map(|row| row.into_iter().next()).filter(|field| !field.is_empty()).collect())
+}
+
+/// The fields of a `COPY … TO STDOUT`, their escapes undone; a null is empty.
+pub async fn rows(session: &mut RawSession, sql: impl AsRef<[u8]>) -> Result<Vec<Vec<Vec<u8>>>, CopyError> {
+    let mut copy = session.copy_out(sql).await?;
     let mut text = Vec::new();
     loop {
-        while let Some(item) = copy.next_item().map_err(failed)? {
+        while let Some(item) = copy.next_item()? {
             match item {
                 Item::Row(bytes) | Item::Fragment { bytes, .. } => text.extend_from_slice(bytes),
             }
         }
-        if !copy.fill().await.map_err(failed)? {
+        if !copy.fill().await? {
             break;
         }
     }
-    let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-    Ok(lines.map(|line| unescaped(line.split(|&byte| byte == b'\t').next().unwrap_or_default())).collect())
+    let lines = text.strip_suffix(b"\n").map(|text| text.split(|&byte| byte == b'\n')).into_iter().flatten();
+    Ok(lines.map(|line| line.split(|&byte| byte == b'\t').map(unescaped).collect()).collect())
 }
 
 fn unescaped(field: &[u8]) -> Vec<u8> {
+    if field == b"\\N" {
+        return Vec::new();
+    }
     let mut text = Vec::with_capacity(field.len());
     let mut bytes = field.iter();
     while let Some(&byte) = bytes.next() {
@@ -113,6 +96,9 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
                 Some(b'n') => b'\n',
                 Some(b't') => b'\t',
                 Some(b'r') => b'\r',
+                Some(b'b') => 8,
+                Some(b'f') => 12,
+                Some(b'v') => 11,
                 Some(&other) => other,
                 None => byte,
             },

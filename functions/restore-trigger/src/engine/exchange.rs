@@ -7,6 +7,7 @@ use holdfast_shared::fault::Fault;
 use holdfast_shared::postgres::session::{Client, query_fault, sql_state};
 
 use crate::engine::Engine;
+use crate::engine::unfinished::Unfinished;
 
 /// `ALTER DATABASE … RENAME` waits 5 s for sessions to end (`CountOtherDBBackends`), and new ones wait for it.
 const ATTEMPTS: u32 = 3;
@@ -25,6 +26,15 @@ pub struct Exchange<'a> {
     pub incoming: &'a str,
     /// A comment on the one that is put aside.
     pub note: &'a str,
+    /// The incoming database, where this run made it; `None`: one that a swap had put aside.
+    pub made: Option<&'a Unfinished>,
+}
+
+/// What is asked before the exchange, and goes with the live name.
+struct Before {
+    incoming_oid: u32,
+    connection_limit: i32,
+    comment: Option<String>,
 }
 
 impl Engine {
@@ -32,16 +42,23 @@ impl Engine {
     pub(super) async fn exchange(&self, exchange: Exchange<'_>) -> Result<(), Fault> {
         let connector = self.connector(&self.target.database)?;
         let (renaming, ending) = (connector.session().await?, connector.session().await?);
-        let Exchange { live, aside, incoming, note } = exchange;
+        let Exchange { live, aside, incoming, note, made } = exchange;
+        let before = before(&renaming.client, live, incoming).await?;
+        let incoming_is = Unfinished { name: incoming.to_owned(), oid: before.incoming_oid };
         let [live_q, aside_q, incoming_q] = [live, aside, incoming].map(quote_identifier);
-        let sql = format!(
+        let comment = before.comment.as_deref().map_or_else(|| "NULL".to_owned(), quote_literal);
+        let mut sql = format!(
             "BEGIN; SET LOCAL lock_timeout = '10s';
              ALTER DATABASE {live_q} RENAME TO {aside_q};
              ALTER DATABASE {incoming_q} RENAME TO {live_q};
              COMMENT ON DATABASE {aside_q} IS {};
-             COMMIT",
+             COMMENT ON DATABASE {live_q} IS {comment}",
             quote_literal(note)
         );
+        if let Some(made) = made {
+            made.check(&renaming.client, incoming).await?;
+            sql.push_str(&format!("; ALTER DATABASE {live_q} CONNECTION LIMIT {}", before.connection_limit));
+        }
         let mut attempt = 1;
         loop {
             // The rename holds new sessions off; those there are ended while it waits.
@@ -49,7 +66,7 @@ impl Engine {
                 done = renaming.client.batch_execute(&sql) => done,
                 () = end_sessions(&ending.client, [live, incoming]) => continue,
             };
-            let Err(error) = done else { return Ok(()) };
+            let Err(error) = done else { break };
             renaming.client.batch_execute("ROLLBACK").await.map_err(query_fault)?;
             let busy = matches!(sql_state(&error), Some("55006" | "55P03"));
             if !busy || attempt == ATTEMPTS {
@@ -63,9 +80,22 @@ impl Engine {
             }
             attempt += 1;
         }
+        // A run that was stopped for longer than its lease may meet the database of the one after it.
+        if let Err(fault) = incoming_is.check(&renaming.client, live).await {
+            renaming.client.batch_execute("ROLLBACK").await.map_err(query_fault)?;
+            return Err(fault);
+        }
+        match renaming.client.batch_execute("COMMIT").await {
+            Err(error) if sql_state(&error).is_none() => {
+                // The answer was lost, and the server knows what became of it.
+                let session = connector.session().await?;
+                incoming_is.check(&session.client, live).await.map_err(|_| query_fault(error))
+            }
+            done => done.map_err(query_fault),
+        }
     }
 
-    /// What belongs to the database as a whole and is in no dump of it: owner, privileges, settings, limits.
+    /// What belongs to the database as a whole and is in no dump of it: owner, privileges, settings.
     pub(super) async fn carry_over(&self, from: &str, to: &str) -> Result<Vec<String>, Fault> {
         let session = self.connector(&self.target.database)?.session().await?;
         let client = &session.client;
@@ -73,17 +103,14 @@ impl Engine {
         let to_q = quote_identifier(to);
         let facts = client
             .query_one(
-                "SELECT pg_catalog.pg_get_userbyid(datdba)::text, datconnlimit, datacl IS NOT NULL
+                "SELECT pg_catalog.pg_get_userbyid(datdba)::text, datacl IS NOT NULL
                    FROM pg_catalog.pg_database WHERE datname = $1",
                 &[&from],
             )
             .await
             .map_err(query_fault)?;
-        let (owner, limit, has_privileges): (String, i32, bool) = (facts.get(0), facts.get(1), facts.get(2));
+        let (owner, has_privileges): (String, bool) = (facts.get(0), facts.get(1));
         statements.push(format!("ALTER DATABASE {to_q} OWNER TO {}", quote_identifier(&owner)));
-        if limit != -1 {
-            statements.push(format!("ALTER DATABASE {to_q} WITH CONNECTION LIMIT {limit}"));
-        }
         if has_privileges {
             statements.push(format!("REVOKE ALL ON DATABASE {to_q} FROM PUBLIC"));
         }
@@ -136,6 +163,18 @@ impl Engine {
         }
         Ok(left_out)
     }
+}
+
+async fn before(client: &Client, live: &str, incoming: &str) -> Result<Before, Fault> {
+    let sql = "SELECT (SELECT oid FROM pg_catalog.pg_database WHERE datname = $2), datconnlimit,
+                      pg_catalog.shobj_description(oid, 'pg_database')
+                 FROM pg_catalog.pg_database WHERE datname = $1";
+    let row = client.query_opt(sql, &[&live, &incoming]).await.map_err(query_fault)?;
+    let found = row.and_then(|row| Some((row.get::<_, Option<u32>>(0)?, row.get(1), row.get(2))));
+    let Some((incoming_oid, connection_limit, comment)) = found else {
+        return Err(Fault::new("restore-target-missing", format!("{live} or {incoming} is not there any more")));
+    };
+    Ok(Before { incoming_oid, connection_limit, comment })
 }
 
 /// Ends what can be ended, again and again; never returns while the rename is waited for.

@@ -4,18 +4,22 @@ mod database;
 mod definitions;
 mod drill;
 mod exchange;
+mod in_place;
 mod inserts;
 mod intake;
+mod live_tables;
 mod load;
 mod objects;
 mod proof;
 mod source;
+mod tables;
+mod unfinished;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_shared::archive::script::{self, Surroundings};
-use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
+use holdfast_shared::domain::{BackupId, Manifest, ObjectKey, TableDigest};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::{Clearance, Restore, Source};
 use holdfast_shared::plan::rebuild::{Extent, Limits, plan_rebuild};
@@ -31,6 +35,8 @@ use serde_json::json;
 
 use crate::engine::exchange::Exchange;
 use crate::engine::source::Backup;
+use crate::engine::unfinished::Unfinished;
+pub use crate::engine::unfinished::{held, sweep};
 
 const APPLICATION_NAME: &str = "holdfast-restore";
 
@@ -69,6 +75,12 @@ struct Options {
     analyze: bool,
 }
 
+/// A database that is proved, and still marked as unfinished.
+struct Made {
+    receipt: Receipt,
+    database: Unfinished,
+}
+
 /// What was done, and how long it took.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Receipt {
@@ -77,6 +89,9 @@ pub struct Receipt {
     /// What the database is called now that had that name before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub previous: Option<String>,
+    /// The schema that chosen tables are in now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     pub tables: u64,
     pub rows: u64,
     pub bytes: u64,
@@ -88,6 +103,9 @@ pub struct Receipt {
     pub left_out: Vec<String>,
     /// What failed, with `continue_on_error`.
     pub errors: Vec<String>,
+    /// What else is other than before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -108,41 +126,54 @@ impl Engine {
         let asked = clearance.options();
         let options = Options { no_owner: asked.no_owner, continue_on_error: asked.continue_on_error, analyze: true };
         self.check_server(&clearance).await?;
+        let held = held(clearance.environment(), clearance.restore().target());
         match clearance.restore() {
             Restore::NewDatabase { database } => {
-                self.new_database(&self.origin(clearance.source())?, database, options).await
+                let made = self.new_database(&self.origin(clearance.source())?, database, &held, options).await?;
+                self.kept(self.finish(&made.database).await, made).await
             }
             Restore::Verify { scratch } => {
                 // A drill that leaves anything out proves nothing.
                 let options = Options { continue_on_error: false, analyze: false, ..options };
-                let receipt = self.new_database(&self.origin(clearance.source())?, scratch, options).await?;
-                self.drop_database(scratch).await?;
+                let made = self.new_database(&self.origin(clearance.source())?, scratch, &held, options).await?;
+                self.discard(&made.database).await?;
                 if let Some(manifest) = clearance.source().manifest() {
                     drill::record_verified(&self.store, manifest.timestamp, Timestamp::now()).await?;
                 }
-                Ok(receipt)
+                Ok(made.receipt)
             }
             Restore::Swap { database, shadow, previous } => {
                 let origin = self.origin(clearance.source())?;
-                let mut receipt = self.new_database(&origin, shadow, options).await?;
+                let mut made = self.new_database(&origin, shadow, &held, options).await?;
                 let id = origin.manifest.as_ref().map(|manifest| manifest.timestamp);
                 let note = note("replaced", id, asked.keep_previous_days);
                 let swapped = async {
-                    receipt.left_out.extend(self.carry_over(database, shadow).await?);
-                    self.exchange(Exchange { live: database, aside: previous, incoming: shadow, note: &note }).await
+                    made.receipt.left_out.extend(self.carry_over(database, shadow).await?);
+                    let incoming = Some(&made.database);
+                    self.exchange(Exchange {
+                        live: database,
+                        aside: previous,
+                        incoming: shadow,
+                        note: &note,
+                        made: incoming,
+                    })
+                    .await
                 };
-                if let Err(fault) = swapped.await {
-                    // Where the answer to the COMMIT was lost, there is no database of this name any more.
-                    self.drop_database(shadow).await?;
-                    return Err(fault);
-                }
+                let swapped = swapped.await;
+                let mut receipt = self.kept(swapped, made).await?;
                 (receipt.database, receipt.previous) = (database.clone(), Some(previous.clone()));
                 Ok(receipt)
             }
             Restore::Undo { database, previous: Some(previous), aside } => {
                 let note = note("undone", None, asked.keep_previous_days);
-                self.exchange(Exchange { live: database, aside, incoming: previous, note: &note }).await?;
+                self.exchange(Exchange { live: database, aside, incoming: previous, note: &note, made: None }).await?;
                 Ok(Receipt { database: database.clone(), previous: Some(aside.clone()), ..Receipt::default() })
+            }
+            Restore::TablesIntoSchema { database, schema, tables } => {
+                self.tables_into_schema(&self.origin(clearance.source())?, (database, schema), tables, options).await
+            }
+            Restore::TablesInPlace { database, tables } => {
+                self.tables_in_place(&self.origin(clearance.source())?, database, tables).await
             }
             other => Err(Fault::new(
                 "restore-mode-not-available",
@@ -190,29 +221,57 @@ impl Engine {
     }
 
     /// Restores into a database that does not exist yet, and proves it. Where anything fails, there is no such
-    /// database afterwards.
-    async fn new_database(&self, origin: &Origin, name: &str, options: Options) -> Result<Receipt, Fault> {
+    /// database afterwards. `held` is what this run has the lease on.
+    async fn new_database(&self, origin: &Origin, name: &str, held: &str, options: Options) -> Result<Made, Fault> {
         let started = Instant::now();
-        let size = Some(origin.size_bytes);
-        let archive = ArchiveSource::open(&origin.store, &origin.key, origin.version_id.as_deref(), size).await?;
-        let backup = Arc::new(Backup::read(archive, origin.manifest.as_ref())?);
+        let backup = Arc::new(self.read(origin).await?);
         definitions::check(&backup)?;
-        self.create_database(name, &backup).await?;
-        let work = self.fill(&backup, name, options, started);
-        let result = tokio::time::timeout_at(self.deadline.into(), work).await.unwrap_or_else(|_| {
-            Err(Fault::new(
-                "restore-deadline",
-                format!("{name} was not complete when the function's time was nearly over"),
-            )
-            .hint("give the function a longer timeout or more memory; nothing of the unfinished database stays"))
-        });
-        if let Err(fault) = &result {
-            tracing::info!(database = name, code = fault.code, "dropping the unfinished database");
-            if let Err(left) = self.drop_database(name).await {
-                tracing::warn!(database = name, error = %left, "the unfinished database could not be dropped");
+        let database = self.create_database(name, held, &backup).await?;
+        match self.in_time(name, self.fill(&backup, name, options, started)).await {
+            Ok(receipt) => Ok(Made { receipt, database }),
+            Err(fault) => {
+                self.drop_unfinished(&database, &fault).await;
+                Err(fault)
             }
         }
-        result
+    }
+
+    /// The receipt of what was made, if what came after the proof succeeded; else it is dropped.
+    async fn kept(&self, result: Result<(), Fault>, made: Made) -> Result<Receipt, Fault> {
+        if let Err(fault) = &result {
+            self.drop_unfinished(&made.database, fault).await;
+        }
+        result.map(|()| made.receipt)
+    }
+
+    async fn drop_unfinished(&self, database: &Unfinished, fault: &Fault) {
+        tracing::info!(database = database.name, code = fault.code, "dropping the unfinished database");
+        if let Err(left) = self.discard(database).await {
+            tracing::warn!(database = database.name, error = %left, "the unfinished database could not be dropped");
+        }
+    }
+
+    async fn read(&self, origin: &Origin) -> Result<Backup, Fault> {
+        let size = Some(origin.size_bytes);
+        let archive = ArchiveSource::open(&origin.store, &origin.key, origin.version_id.as_deref(), size).await?;
+        Backup::read(archive, origin.manifest.as_ref())
+    }
+
+    fn in_time<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> impl Future<Output = Result<T, Fault>> {
+        let work = tokio::time::timeout_at(self.deadline.into(), Box::pin(work));
+        async move {
+            work.await.unwrap_or_else(|_| {
+                Err(Fault::new(
+                    "restore-deadline",
+                    format!("{what} was not complete when the function's time was nearly over"),
+                )
+                .hint("give the function a longer timeout or more memory; nothing that is unfinished stays"))
+            })
+        }
     }
 
     /// Definitions, data, indexes and constraints, privileges, proof.
@@ -255,15 +314,7 @@ impl Engine {
         (sessions, loaded) = load::load(backup, plan.data, sessions).await?;
         proof::check_loaded(backup, &loaded)?;
         receipt.seconds.data = phase.elapsed().as_secs_f64();
-        for (block, digest) in backup.blocks.iter().zip(&loaded) {
-            if toc.entries[block.item].is_large_objects() {
-                receipt.large_objects += digest.rows;
-            } else {
-                receipt.tables += 1;
-                receipt.rows += digest.rows;
-            }
-            receipt.bytes += digest.bytes;
-        }
+        receipt.count(backup, &loaded);
         tracing::info!(database = name, rows = receipt.rows, seconds = receipt.seconds.data, "data is loaded");
 
         let phase = Instant::now();
@@ -278,7 +329,7 @@ impl Engine {
 
         let phase = Instant::now();
         sessions = proof::prove(backup, &loaded, sessions).await?;
-        receipt.proved_by = if backup.manifested { "fingerprints" } else { "row counts" };
+        receipt.proved_by = backup.proved_by();
         receipt.seconds.proof = phase.elapsed().as_secs_f64();
         if options.analyze
             && let Some(session) = sessions.first_mut()
@@ -314,6 +365,20 @@ impl Engine {
     }
 }
 
+impl Receipt {
+    fn count(&mut self, backup: &Backup, loaded: &[TableDigest]) {
+        for (block, digest) in loaded.iter().enumerate() {
+            if backup.entry(block).is_large_objects() {
+                self.large_objects += digest.rows;
+            } else {
+                self.tables += 1;
+                self.rows += digest.rows;
+            }
+            self.bytes += digest.bytes;
+        }
+    }
+}
+
 /// What retention and people read on a database that was put aside.
 fn note(what: &str, id: Option<BackupId>, keep_days: Option<u32>) -> String {
     let now = Timestamp::now();
@@ -332,7 +397,6 @@ async fn surroundings(session: &mut RawSession, options: Options) -> Result<Surr
         tablespaces: tablespaces.into_iter().collect(),
         superuser: superuser.first().is_some_and(|text| text == b"on"),
         no_owner: options.no_owner,
-        // As the restoring role's own: whoever is granted something by another owner is not known here.
-        no_privileges: options.no_owner,
+        no_privileges: false,
     })
 }

@@ -128,7 +128,7 @@ impl Restore {
     }
 
     /// Databases that are made or renamed to, and must not be there.
-    pub(super) fn created(&self) -> Vec<&str> {
+    pub fn created(&self) -> Vec<&str> {
         match self {
             Self::NewDatabase { database } => vec![database],
             Self::Swap { shadow, previous, .. } => vec![shadow, previous],
@@ -151,7 +151,7 @@ impl Restore {
 /// How it is done, where that is left to the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Options {
-    /// Objects belong to the role that restores, and no privileges are granted.
+    /// Objects belong to the role that restores; privileges are granted all the same, as by `pg_restore --no-owner`.
     pub no_owner: bool,
     /// Objects that cannot be made are collected instead of ending the restore.
     pub continue_on_error: bool,
