@@ -39,6 +39,20 @@ DENIED = {"s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"}
 # Roles that no function has.
 OTHER_ROLES = {
     "SchedulerRole": {"lambda:InvokeFunction", "sqs:SendMessage"},
+    "ReadersRole": {
+        "s3:ListBucket",
+        "s3:ListBucketVersions",
+        "s3:GetObject",
+        "s3:GetObjectVersion",
+        "kms:Decrypt",
+        "logs:FilterLogEvents",
+        "logs:GetLogEvents",
+        "logs:DescribeLogStreams",
+        "cloudwatch:DescribeAlarms",
+        "cloudwatch:GetDashboard",
+        "cloudwatch:GetMetricData",
+        "cloudwatch:ListMetrics",
+    },
     # It cannot replicate deletions.
     "ReplicationRole": {
         "s3:GetReplicationConfiguration",
@@ -56,4 +70,6 @@ OTHER_ROLES = {
 }
 
 # Actions that take no resource; everything else has to name one.
-WITHOUT_RESOURCE = {action for action in LAMBDA_ITSELF if action.startswith(("xray:", "ec2:"))}
+WITHOUT_RESOURCE = {
+    action for action in LAMBDA_ITSELF | OTHER_ROLES["ReadersRole"] if action.startswith(("xray:", "ec2:", "cloudwatch:"))
+}
