@@ -1,5 +1,6 @@
 # Sourced by setup-tests.sh: pg_dump, pg_restore and psql of major 17 with zstd and lz4, into .tools/postgresql/17/client. They are
 # Debian trixie's, run with trixie's own loader and libraries, so nothing of the system is replaced or added to.
+# shellcheck shell=bash disable=SC2154 # tools, stamps and work are setup-tests.sh's
 
 # The suite is pinned, and not the version: a suite keeps only its newest. Raise the number when this script makes something else.
 client_17='Debian trixie, layout 1'

@@ -1,4 +1,5 @@
 # Sourced by the setup scripts: messages, and packages of the distribution.
+# shellcheck shell=bash
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }

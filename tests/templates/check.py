@@ -13,6 +13,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,16 @@ def checkov(directory):
 def sam_validate(directory):
     code, output = command(str(BIN / "sam"), "validate", "--lint", "--template", ROOT, cwd=directory)
     return [] if code == 0 else [Finding("sam-validate", ROOT, output.strip())]
+
+
+def shellcheck(directory):
+    scripts = sorted(str(p.relative_to(directory)) for folder in (".ci", "scripts", "infra", "local") for p in (directory / folder).rglob("*") if is_script(p))
+    code, output = command(str(BIN / "shellcheck"), "--external-sources", "--severity", "warning", "--format", "gcc", *scripts, cwd=directory)
+    return [] if code == 0 else output.strip().splitlines()
+
+
+def is_script(path):
+    return path.is_file() and "dist" not in path.parts and (path.suffix == ".sh" or path.open("rb").read(19) == b"#!/usr/bin/env bash")
 
 
 # --- mistakes that have to be found ------------------------------------------------------------------------------------
@@ -457,6 +468,41 @@ def layer_script(tally):
         tally.test("layer script: a source with another digest refused", problems)
 
 
+def sam_build():
+    """`sam build` on a copy, with a cargo that only says what it was asked: every function and the layer get what is theirs."""
+    with tempfile.TemporaryDirectory() as directory:
+        copied, bin_directory = Path(directory) / "project", Path(directory) / "bin"
+        shutil.copytree(REPOSITORY / "infra", copied / "infra", ignore=shutil.ignore_patterns("dist"))
+        shutil.copy(REPOSITORY / ROOT, copied / ROOT)
+        bin_directory.mkdir()
+        cargo = bin_directory / "cargo"
+        cargo.write_text(
+            "#!/bin/sh\nset -e\n[ \"$1 $2\" = 'lambda --version' ] && exit 0\nfor last; do :; done\n"
+            'mkdir -p "target/lambda/$last"\necho "$last $*" >"target/lambda/$last/bootstrap"\n'
+        )
+        cargo.chmod(0o755)
+        layer = copied / "infra" / "pg-client-layer" / "dist"
+        (layer / "bin").mkdir(parents=True)
+        (layer / "bin" / "pg_dump").write_text("pg_dump")
+        (layer / ".built").write_text("17 x86_64\n")
+        environment = {**ENVIRONMENT, "PATH": f"{bin_directory}:{ENVIRONMENT['PATH']}", "ARCH": "x86_64", "PG_MAJOR": "17"}
+        done = subprocess.run([str(BIN / "sam"), "build"], cwd=copied, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            return [f"sam build: exit code {done.returncode}: {(done.stdout + done.stderr).strip()[-800:]}"]
+        built = copied / ".aws-sam" / "build"
+        problems = []
+        for path, name, _ in Project.load(REPOSITORY).resources(rules.FUNCTION):
+            stack = "" if path == ROOT else Path(path).stem.capitalize()
+            bootstrap = built / stack / name / "bootstrap"
+            wanted = f"{rules.function_name(name)} lambda build --release --x86-64 --package {rules.function_name(name)}"
+            if not bootstrap.is_file() or bootstrap.read_text().strip() != wanted:
+                problems.append(f"{bootstrap.relative_to(copied)} is not what was built for it")
+        layer_content = [p.relative_to(built / "Functions" / "PgClientLayer") for p in (built / "Functions" / "PgClientLayer").rglob("*") if p.is_file()]
+        if layer_content != [Path("bin/pg_dump")]:
+            problems.append(f"the layer holds {layer_content}")
+        return problems
+
+
 def lint_seed(seed):
     name, path, old, new, where = seed
     text = (REPOSITORY / path).read_text()
@@ -482,6 +528,8 @@ def linters(tally, project):
         ("cfn-lint on the transformed templates", lambda: lint_transformed(project)),
         ("sam validate --lint", lambda: sam_validate(REPOSITORY)),
         ("checkov", lambda: checkov(REPOSITORY)),
+        ("shellcheck on every script", lambda: shellcheck(REPOSITORY)),
+        ("sam build makes every function and the layer", sam_build),
     ]
     results = {}
     gate = threading.Semaphore(3)

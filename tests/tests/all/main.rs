@@ -25,4 +25,5 @@ mod runs;
 mod scene;
 mod schema;
 mod selection;
+mod smoke;
 mod store_faults;
