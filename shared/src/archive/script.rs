@@ -85,6 +85,7 @@ pub fn classify(entry: &Entry) -> (Phase, Kind) {
         b"TABLE DATA" => Kind::TableData,
         // Behind a `CREATE INDEX` there may be an `ALTER TABLE … CLUSTER ON`, which wants the table for itself.
         b"INDEX" if !contains(entry.defn.as_deref().unwrap_or_default(), b"ALTER TABLE") => Kind::Index,
+        b"CONSTRAINT" => Kind::Key,
         _ => Kind::Other,
     };
     let of_database = matches!(desc, b"ACL" | b"COMMENT" | b"SECURITY LABEL") && tag.starts_with(b"DATABASE ");

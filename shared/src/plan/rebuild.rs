@@ -33,6 +33,8 @@ pub enum Kind {
     TableData,
     /// Locks its table against writes only: several may be built at once.
     Index,
+    /// A key: an index that wants its table for itself.
+    Key,
     Other,
 }
 
@@ -85,9 +87,20 @@ pub enum Content {
     Pieces { block: usize, pieces: Range<usize> },
 }
 
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    /// A task of [`RebuildPlan::data`].
+    Data(usize),
+    /// Nothing: all data are there.
+    Loaded,
+    /// An entry.
+    Entry(usize),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    pub item: usize,
+    pub job: Job,
     /// Steps of the same graph.
     pub waits_for: Vec<usize>,
     /// Tables it locks against everything else that needs them.
@@ -105,9 +118,11 @@ pub struct Graph {
 pub struct RebuildPlan {
     pub before: Vec<usize>,
     pub with_data: Vec<usize>,
-    /// Largest first.
+    /// Those of the largest tables first.
     pub data: Vec<DataTask>,
-    pub after: Graph,
+    /// All of `data`, and what is built on it.
+    pub build: Graph,
+    /// Comments, labels and privileges, in this order.
     pub privileges: Vec<usize>,
     pub last: Graph,
 }
@@ -141,7 +156,7 @@ pub fn plan_rebuild(items: &[Item], blocks: &[Block], limits: &Limits) -> Result
     }
     let placed = place(items, blocks, limits)?;
     let mut plan = RebuildPlan { data: data_tasks(blocks, placed.as_deref(), limits), ..RebuildPlan::default() };
-    let (mut after, mut last) = (Vec::new(), Vec::new());
+    let (mut after, mut comments, mut last) = (Vec::new(), Vec::new(), Vec::new());
     let mut data_seen = false;
     for (index, item) in items.iter().enumerate() {
         data_seen |= matches!(item.phase, Phase::Data | Phase::WithData | Phase::After);
@@ -150,14 +165,18 @@ pub fn plan_rebuild(items: &[Item], blocks: &[Block], limits: &Limits) -> Result
             Phase::Before => plan.before.push(index),
             Phase::WithItsObject if !data_seen => plan.before.push(index),
             Phase::WithData => plan.with_data.push(index),
-            Phase::After | Phase::WithItsObject => after.push(index),
+            Phase::After => after.push(index),
+            // A comment wants its table for a moment, and the building of an index has it for long.
+            Phase::WithItsObject => comments.push(index),
             Phase::Privileges => plan.privileges.push(index),
             Phase::Last => last.push(index),
         }
     }
     let sizes = table_sizes(items, blocks, placed.as_deref());
-    plan.after = graph(items, &by_id, &sizes, &after)?;
-    plan.last = graph(items, &by_id, &sizes, &last)?;
+    plan.privileges.splice(0..0, comments);
+    let loading = Loading { tasks: &plan.data, blocks };
+    plan.build = graph(items, &by_id, &sizes, &after, Some(&loading))?;
+    plan.last = graph(items, &by_id, &sizes, &last, None)?;
     Ok(plan)
 }
 
@@ -209,7 +228,9 @@ fn data_tasks(blocks: &[Block], placed: Option<&[Extent]>, limits: &Limits) -> V
     let mut bundle: Option<(Extent, Vec<usize>)> = None;
     for index in order {
         let extent = extents[index];
-        if extent.length > group_bytes && blocks[index].pieces.len() > 1 {
+        // A table that fits one stream's share is left to it: alone in its table it can load frozen rows.
+        let share_of_half_a_worker = total / (limits.workers.max(1) as u64 * 2);
+        if extent.length > group_bytes.max(share_of_half_a_worker) && blocks[index].pieces.len() > 1 {
             tasks.extend(groups(index, &blocks[index].pieces, group_bytes));
             continue;
         }
@@ -226,7 +247,12 @@ fn data_tasks(blocks: &[Block], placed: Option<&[Extent]>, limits: &Limits) -> V
         }
     }
     tasks.extend(bundle.map(bundled));
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.extent.length));
+    let of_table = |task: &DataTask| match task.content {
+        Content::Pieces { block, .. } => extents[block].length,
+        Content::Blocks(_) => task.extent.length,
+    };
+    // The pieces of one table in its order: so its rows lie where they lay.
+    tasks.sort_by_key(|task| (std::cmp::Reverse(of_table(task)), task.extent.offset));
     tasks
 }
 
@@ -264,26 +290,89 @@ fn table_sizes(items: &[Item], blocks: &[Block], placed: Option<&[Extent]>) -> B
     sizes
 }
 
+/// What a graph begins with.
+struct Loading<'a> {
+    tasks: &'a [DataTask],
+    blocks: &'a [Block],
+}
+
+impl Loading<'_> {
+    /// The tasks that load each table, by the dump ids of table and data.
+    fn by_table(&self, items: &[Item], tables: &BTreeMap<i32, i32>) -> BTreeMap<i32, BTreeSet<usize>> {
+        let mut by_table: BTreeMap<i32, BTreeSet<usize>> = BTreeMap::new();
+        for (step, task) in self.tasks.iter().enumerate() {
+            let blocks = match &task.content {
+                Content::Blocks(blocks) => blocks.as_slice(),
+                Content::Pieces { block, .. } => std::slice::from_ref(block),
+            };
+            for block in blocks {
+                let data = items[self.blocks[*block].item].id;
+                for id in tables.get(&data).into_iter().chain([&data]) {
+                    by_table.entry(*id).or_default().insert(step);
+                }
+            }
+        }
+        by_table
+    }
+}
+
 fn graph(
     items: &[Item],
     by_id: &BTreeMap<i32, usize>,
     sizes: &BTreeMap<i32, u64>,
     members: &[usize],
+    loading: Option<&Loading<'_>>,
 ) -> Result<Graph, RebuildPlanError> {
-    let position: BTreeMap<usize, usize> = members.iter().enumerate().map(|(at, &item)| (item, at)).collect();
     let tables = data_of_tables(items);
     // A table and its data count as one.
     let table_of = |id: i32| tables.get(&id).copied().unwrap_or(id);
+    let of_table = |at: usize| matches!(items[at].kind, Kind::Table | Kind::TableData);
+    let known = |item: &Item| -> Vec<(i32, usize)> {
+        item.dependencies.iter().filter_map(|id| by_id.get(id).map(|&at| (*id, at))).collect()
+    };
+    let loaded_by = loading.map(|loading| loading.by_table(items, &tables)).unwrap_or_default();
+    // What needs its table and nothing else is built as soon as that is loaded. A function that an index calls may
+    // read other tables, and a partitioned table's rows are loaded under other names: such have to wait for all data.
+    let early = |item: &Item| {
+        let known = known(item);
+        let only_tables = known.iter().all(|(id, at)| of_table(*at) && loaded_by.contains_key(id));
+        matches!(item.kind, Kind::Index | Kind::Key) && only_tables && !known.is_empty()
+    };
     let mut steps = Vec::with_capacity(members.len());
+    if let Some(loading) = loading {
+        let built_on: BTreeSet<usize> = members
+            .iter()
+            .filter(|&&index| early(&items[index]))
+            .flat_map(|&index| known(&items[index]))
+            .flat_map(|(id, _)| loaded_by[&id].iter().copied())
+            .collect();
+        for (task, DataTask { extent, content }) in loading.tasks.iter().enumerate() {
+            // Pieces of a table on which nothing is built fill what is left of the streams' time at the end.
+            let cost = match content {
+                Content::Pieces { block, .. } if built_on.contains(&task) => {
+                    sizes.get(&items[loading.blocks[*block].item].id).copied().unwrap_or(extent.length)
+                }
+                _ => extent.length,
+            };
+            steps.push(Step { job: Job::Data(task), waits_for: vec![], locks: vec![], needs: vec![], cost });
+        }
+        let waits_for = (0..steps.len()).collect();
+        steps.push(Step { job: Job::Loaded, waits_for, locks: vec![], needs: vec![], cost: u64::MAX });
+    }
+    let first = steps.len();
+    let position: BTreeMap<usize, usize> = members.iter().enumerate().map(|(at, &item)| (item, first + at)).collect();
     for &index in members {
         let item = &items[index];
-        let known: Vec<(i32, usize)> =
-            item.dependencies.iter().filter_map(|id| by_id.get(id).map(|&at| (*id, at))).collect();
-        let locking = item.kind != Kind::Index && item.phase != Phase::WithItsObject;
-        let of_table = |at: usize| matches!(items[at].kind, Kind::Table | Kind::TableData);
-        let waits_for: BTreeSet<usize> = known.iter().filter_map(|(_, at)| position.get(at).copied()).collect();
+        let known = known(item);
+        let locking = item.kind != Kind::Index;
+        let mut waits_for: BTreeSet<usize> = known.iter().filter_map(|(_, at)| position.get(at).copied()).collect();
+        if early(item) {
+            waits_for.extend(known.iter().flat_map(|(id, _)| &loaded_by[id]));
+        } else if loading.is_some() {
+            waits_for.insert(first - 1);
+        }
         steps.push(Step {
-            item: index,
+            job: Job::Entry(index),
             waits_for: waits_for.into_iter().collect(),
             locks: known.iter().filter(|(_, at)| locking && of_table(*at)).map(|(id, _)| table_of(*id)).collect(),
             needs: known.iter().map(|(id, _)| table_of(*id)).collect(),
@@ -292,7 +381,11 @@ fn graph(
     }
     let graph = Graph { steps };
     match in_circle(&graph) {
-        Some(step) => Err(RebuildPlanError::Circle { id: items[graph.steps[step].item].id }),
+        // What waits for what runs after it: an entry is among them.
+        Some(step) => match graph.steps[step].job {
+            Job::Entry(index) => Err(RebuildPlanError::Circle { id: items[index].id }),
+            Job::Data(_) | Job::Loaded => Ok(graph),
+        },
         None => Ok(graph),
     }
 }
@@ -353,7 +446,14 @@ impl Schedule {
     }
 
     pub fn take(&mut self) -> Next {
-        let free = self.ready.iter().rposition(|&step| !self.running.iter().any(|&other| self.conflict(step, other)));
+        self.take_of(|_| true)
+    }
+
+    /// The next of the jobs that are wanted now.
+    pub fn take_of(&mut self, wanted: impl Fn(Job) -> bool) -> Next {
+        let free = self.ready.iter().rposition(|&step| {
+            wanted(self.steps[step].job) && !self.running.iter().any(|&other| self.conflict(step, other))
+        });
         match free {
             Some(at) => {
                 let step = self.ready.remove(at);
@@ -365,9 +465,8 @@ impl Schedule {
         }
     }
 
-    /// The entry of a step.
-    pub fn item(&self, step: usize) -> usize {
-        self.steps[step].item
+    pub fn job(&self, step: usize) -> Job {
+        self.steps[step].job
     }
 
     pub fn finish(&mut self, step: usize) {

@@ -185,6 +185,32 @@ async fn damage_is_told_by_table_and_leaves_nothing_behind() {
     restore(&bed, backup(&manifest), "restored").await.unwrap();
 }
 
+/// Big tables: one in pieces by several streams, one by a stream of its own, with rows that need no second look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_table_is_loaded_in_pieces_and_a_smaller_one_frozen() {
+    let bed = Bed::start(17).await;
+    bed.cluster.create_database("source").await.unwrap();
+    let sql = "CREATE TABLE big AS SELECT g AS id, repeat(md5(g::text), 3) AS text FROM generate_series(1, 300000) g;
+        ALTER TABLE big ADD PRIMARY KEY (id); CREATE INDEX big_text ON big (text);
+        CREATE TABLE small AS SELECT g AS id, md5(g::text) AS text FROM generate_series(1, 60000) g;
+        ALTER TABLE small ADD PRIMARY KEY (id); CREATE INDEX small_text ON small (text);
+        ALTER TABLE big ADD FOREIGN KEY (id) REFERENCES big; CREATE TABLE tiny (id int REFERENCES small)";
+    bed.cluster.execute("source", sql).await.unwrap();
+    bed.register_export("source", &[("COMPRESSION", "none")]);
+    let receipt = bed.export(json!({"purpose": "test"})).await;
+    let manifest = bed.manifest(&receipt).await;
+    assert!(manifest.tables.iter().any(|table| table.name == "big" && table.pieces.len() > 2));
+    let restored = restore(&bed, backup(&manifest), "restored").await.unwrap();
+    assert_eq!((restored.rows, restored.proved_by), (360_000, "fingerprints"));
+    assert_eq!(bed.contents("restored").await, bed.contents("source").await);
+    let client = Installation::client(17).unwrap();
+    assert_eq!(bed.schema(&client, "restored"), bed.schema(&client, "source"));
+    // Not all: COPY begins some pages twice.
+    let frozen = "SELECT relpages > 100 AND relallvisible > 0.9 * relpages FROM pg_class WHERE relname = 'small'";
+    let session = bed.cluster.connect("restored").await.unwrap();
+    assert!(session.query_one(frozen, &[]).await.unwrap().get::<_, bool>(0));
+}
+
 pub async fn exported(bed: &Bed, database: &str) -> Manifest {
     bed.register_export(database, &[]);
     let receipt = bed.export(json!({"purpose": "test"})).await;

@@ -1,13 +1,17 @@
 //! Everything that is no data: run entry by entry, or side by side where nothing forbids it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use holdfast_shared::archive::script::{self, ScriptError, Step, Surroundings};
+use holdfast_shared::domain::TableDigest;
 use holdfast_shared::fault::{Fault, chain};
-use holdfast_shared::plan::rebuild::{Graph, Next, Phase, Schedule};
+use holdfast_shared::plan::rebuild::{DataTask, Graph, Job, Next, Phase, Schedule};
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
 use tokio::task::JoinSet;
 
+use crate::engine::load::Work;
+use crate::engine::proof;
 use crate::engine::source::Backup;
 use crate::engine::{Options, Receipt};
 
@@ -51,7 +55,19 @@ fn unexpected(error: &ScriptError) -> Fault {
         .hint("an archive that was not written by pg_dump is not restored; pg_restore -f shows what it would run")
 }
 
-/// What came of one entry.
+/// Data to load beside what is built on it.
+pub struct Loading {
+    pub work: Arc<Work>,
+    pub tasks: Arc<Vec<DataTask>>,
+}
+
+/// What was loaded, one a block, and when the last of it was.
+pub struct Loaded {
+    pub digests: Vec<TableDigest>,
+    pub at: Instant,
+}
+
+/// What came of one entry or task.
 struct Outcome {
     left_out: Vec<String>,
     result: Result<(), Fault>,
@@ -72,28 +88,62 @@ impl Crew<'_> {
         Ok(())
     }
 
-    /// In all sessions at once, as the graph allows.
-    pub async fn side_by_side(&mut self, sessions: Vec<RawSession>, graph: Graph) -> Result<Vec<RawSession>, Fault> {
+    /// In all sessions at once, as the graph allows. `loading` has the tasks that load data; what was loaded is given
+    /// back, and is what the manifest says.
+    pub async fn side_by_side(
+        &mut self,
+        sessions: Vec<RawSession>,
+        graph: Graph,
+        loading: Option<Loading>,
+    ) -> Result<(Vec<RawSession>, Loaded), Fault> {
         let mut schedule = Schedule::new(graph);
         let mut idle = sessions;
         let mut running: JoinSet<(usize, RawSession, Outcome)> = JoinSet::new();
+        let (mut streams, mut loaded) = (0, Loaded { digests: Vec::new(), at: Instant::now() });
         loop {
-            while !idle.is_empty()
-                && let Next::Step(step) = schedule.take()
+            let may_load = loading.as_ref().is_some_and(|loading| streams < loading.work.at_once());
+            let wanted = |job| match job {
+                Job::Data(_) => may_load,
+                Job::Loaded | Job::Entry(_) => true,
+            };
+            if !idle.is_empty()
+                && let Next::Step(step) = schedule.take_of(wanted)
+                && let Some(mut session) = idle.pop()
             {
-                let (name, statements) = self.script(schedule.item(step))?;
-                let Some(mut session) = idle.pop() else { break };
-                running.spawn(async move {
-                    let outcome = run(&mut session, &name, &statements).await;
-                    (step, session, outcome)
-                });
+                match (schedule.job(step), &loading) {
+                    (Job::Data(task), Some(loading)) => {
+                        let (work, tasks) = (Arc::clone(&loading.work), Arc::clone(&loading.tasks));
+                        streams += 1;
+                        running.spawn(async move {
+                            let result = work.run(&mut session, &tasks[task]).await;
+                            (step, session, Outcome { left_out: Vec::new(), result })
+                        });
+                    }
+                    (Job::Entry(index), _) => {
+                        let (name, steps) = self.script(index)?;
+                        running.spawn(async move {
+                            let outcome = run(&mut session, &name, &steps).await;
+                            (step, session, outcome)
+                        });
+                    }
+                    (Job::Loaded | Job::Data(_), _) => {
+                        if let Some(loading) = &loading {
+                            loaded = Loaded { digests: loading.work.finish()?, at: Instant::now() };
+                            proof::check_loaded(self.backup, &loaded.digests)?;
+                        }
+                        idle.push(session);
+                        schedule.finish(step);
+                    }
+                }
+                continue;
             }
             // Others are aborted as the set is dropped.
             match running.join_next().await {
-                None => return Ok(idle),
+                None => return Ok((idle, loaded)),
                 Some(done) => {
                     let (step, session, outcome) = done.map_err(|panic| Fault::from_error("internal", &panic))?;
                     self.note(outcome)?;
+                    streams -= usize::from(matches!(schedule.job(step), Job::Data(_)));
                     schedule.finish(step);
                     idle.push(session);
                 }

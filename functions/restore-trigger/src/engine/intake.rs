@@ -37,6 +37,8 @@ pub enum IntakeError {
     MissingObjects { missing: usize },
     #[error("it holds {found} rows where {expected} are said to be")]
     RowCount { expected: u64, found: u64 },
+    #[error("its {found} rows are not the {expected} that the manifest was written for")]
+    OtherRows { expected: u64, found: u64 },
     #[error("the data of tables that were dumped with --inserts is not INSERT statements only: {beginning:?}")]
     NotInserts { beginning: String },
     #[error("a statement is longer than {limit_mib} MiB")]

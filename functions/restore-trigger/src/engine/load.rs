@@ -25,51 +25,50 @@ use crate::engine::intake::{Event, Intake, IntakeError, ListedObjects, Run};
 use crate::engine::objects::{ObjectBatch, object_digest};
 use crate::engine::source::Backup;
 
+/// Below this a new file for the table costs more than marking its rows.
+const FREEZE_BYTES: u64 = 1 << 20;
 /// Where the first frame of an archive has begun for sure, unless the archive begins with empty large objects.
 const FIRST_FRAME_BYTES: u64 = 4096;
 
-struct Work {
+pub struct Work {
     backup: Arc<Backup>,
-    tasks: Mutex<VecDeque<DataTask>>,
     /// What was loaded of each block; the rows that pieces' tasks load are added up.
     loaded: Mutex<Vec<TableDigest>>,
     objects: ListedObjects,
     max_window_log: u32,
+    /// The tables were made for this, and nobody else sees them.
+    fresh: bool,
 }
 
-/// Loads everything. The sessions are given back; the digests are one a block.
+/// Loads into tables that are there already, and within whatever transaction is open. The sessions are given back; the
+/// digests are one a block.
 pub async fn load(
     backup: &Arc<Backup>,
     tasks: Vec<DataTask>,
     sessions: Vec<RawSession>,
 ) -> Result<(Vec<RawSession>, Vec<TableDigest>), Fault> {
-    let max_window_log = window_log(&backup.archive).await.map_err(|error| error.fault("the first table"))?;
-    let work = Arc::new(Work {
-        backup: Arc::clone(backup),
-        tasks: Mutex::new(tasks.into()),
-        loaded: Mutex::new(vec![TableDigest::default(); backup.blocks.len()]),
-        objects: ListedObjects::new(backup.listed_objects.iter().copied()),
-        max_window_log,
-    });
-    // Of windows of up to 128 MiB memory holds one.
-    let at_once = if max_window_log > USUAL_WINDOW_LOG { 1 } else { sessions.len() };
+    let work = Arc::new(Work::begin(backup, false).await?);
+    let tasks = Arc::new(Mutex::new(VecDeque::from(tasks)));
     let (mut streams, mut idle) = (JoinSet::new(), Vec::new());
-    for (index, session) in sessions.into_iter().enumerate() {
-        if index < at_once {
-            streams.spawn(stream(Arc::clone(&work), session));
-        } else {
+    for (index, mut session) in sessions.into_iter().enumerate() {
+        if index >= work.at_once() {
             idle.push(session);
+            continue;
         }
+        let (work, tasks) = (Arc::clone(&work), Arc::clone(&tasks));
+        streams.spawn(async move {
+            loop {
+                let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some(task) = task else { return Ok::<_, Fault>(session) };
+                work.run(&mut session, &task).await?;
+            }
+        });
     }
     while let Some(done) = streams.join_next().await {
         // The other streams are aborted as the set is dropped.
         idle.push(done.map_err(|panic| Fault::from_error("internal", &panic))??);
     }
-    if (0..backup.blocks.len()).any(|block| backup.entry(block).is_large_objects()) {
-        work.objects.finish().map_err(|error| error.fault("large objects"))?;
-    }
-    let loaded = std::mem::take(&mut *work.loaded.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok((idle, loaded))
+    Ok((idle, work.finish()?))
 }
 
 /// The window that the archive's frames may have: all of them are made with the same settings as the first.
@@ -95,26 +94,48 @@ async fn window_log(archive: &ArchiveSource) -> Result<u32, IntakeError> {
     Ok(zstd_window_log(&frame).unwrap_or_default().clamp(USUAL_WINDOW_LOG, MAX_WINDOW_LOG))
 }
 
-async fn stream(work: Arc<Work>, mut session: RawSession) -> Result<RawSession, Fault> {
-    loop {
-        let task = work.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let Some(task) = task else { return Ok(session) };
-        let (archive, extent) = (&work.backup.archive, task.extent);
-        match task.content {
+impl Work {
+    /// `fresh`: into empty tables of this restore's own, of which nobody knows.
+    pub async fn begin(backup: &Arc<Backup>, fresh: bool) -> Result<Self, Fault> {
+        let max_window_log = window_log(&backup.archive).await.map_err(|error| error.fault("the first table"))?;
+        Ok(Self {
+            backup: Arc::clone(backup),
+            loaded: Mutex::new(vec![TableDigest::default(); backup.blocks.len()]),
+            objects: ListedObjects::new(backup.listed_objects.iter().copied()),
+            max_window_log,
+            fresh,
+        })
+    }
+
+    /// How many tasks may run side by side: of windows of up to 128 MiB memory holds one.
+    pub fn at_once(&self) -> usize {
+        if self.max_window_log > USUAL_WINDOW_LOG { 1 } else { usize::MAX }
+    }
+
+    pub async fn run(&self, session: &mut RawSession, task: &DataTask) -> Result<(), Fault> {
+        let (archive, extent) = (&self.backup.archive, task.extent);
+        match &task.content {
             Content::Blocks(blocks) => {
-                let first = blocks.first().map(|&block| work.backup.name(block)).unwrap_or_default();
+                let first = blocks.first().map(|&block| self.backup.name(block)).unwrap_or_default();
                 let intake = Intake::new(archive, extent.offset, extent.length).map_err(|error| error.fault(&first))?;
-                work.blocks(&mut session, intake, &blocks).await?;
+                let alone = blocks.len() == 1 && extent.length >= FREEZE_BYTES;
+                self.blocks(session, intake, blocks, alone).await
             }
             Content::Pieces { block, pieces } => {
                 let run = Run::new(archive, extent.offset, extent.length);
-                work.pieces(&mut session, run, block, pieces).await?;
+                self.pieces(session, run, *block, pieces.clone()).await
             }
         }
     }
-}
 
-impl Work {
+    /// Tells that all tasks are done; the digests are one a block.
+    pub fn finish(&self) -> Result<Vec<TableDigest>, Fault> {
+        if (0..self.backup.blocks.len()).any(|block| self.backup.entry(block).is_large_objects()) {
+            self.objects.finish().map_err(|error| error.fault("large objects"))?;
+        }
+        Ok(std::mem::take(&mut *self.loaded.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
     fn learn(&self, block: usize, digest: &TableDigest) {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)[block].merge(digest);
     }
@@ -123,8 +144,14 @@ impl Work {
         Ok(Decoder::with_window_log(self.backup.archive.toc.header.compression, self.max_window_log)?)
     }
 
-    /// Whole blocks, in whatever order they lie.
-    async fn blocks(&self, session: &mut RawSession, mut intake: Intake, wanted: &[usize]) -> Result<(), Fault> {
+    /// Whole blocks, in whatever order they lie; `alone`: one that is worth a new file for its table.
+    async fn blocks(
+        &self,
+        session: &mut RawSession,
+        mut intake: Intake,
+        wanted: &[usize],
+        alone: bool,
+    ) -> Result<(), Fault> {
         let mut left: BTreeSet<usize> = wanted.iter().copied().collect();
         let mut at = wanted.first().map(|&block| self.backup.name(block)).unwrap_or_default();
         while let Some(event) = intake.next().await.map_err(|error| error.fault(&at))? {
@@ -146,7 +173,7 @@ impl Work {
                 BlockKind::TableData if self.backup.is_inserts(block) => {
                     self.inserts(session, &mut intake, block).await?;
                 }
-                BlockKind::TableData => self.table(session, &mut intake, block).await?,
+                BlockKind::TableData => self.table(session, &mut intake, block, alone).await?,
                 BlockKind::LargeObjects if entry.is_large_objects() => {
                     self.large_objects(session, &mut intake, block).await?;
                 }
@@ -169,10 +196,16 @@ impl Work {
     }
 
     /// One block's rows.
-    async fn table(&self, session: &mut RawSession, intake: &mut Intake, block: usize) -> Result<(), Fault> {
+    async fn table(
+        &self,
+        session: &mut RawSession,
+        intake: &mut Intake,
+        block: usize,
+        alone: bool,
+    ) -> Result<(), Fault> {
         let name = self.backup.name(block);
         let refused = |error: CopyError| load_fault(&error, &name);
-        let mut copy = session.copy_in(self.backup.copy_in_sql(block)?).await.map_err(refused)?;
+        let mut copy = session.copy_in(self.copy_sql(block, alone)?).await.map_err(refused)?;
         let mut read = async |copy: &mut _| -> Result<TableDigest, Stopped> {
             let mut decoder = self.decoder()?;
             let mut rows = RowReader::table();
@@ -194,8 +227,26 @@ impl Work {
         if taken != digest.rows {
             return Err(IntakeError::RowCount { expected: digest.rows, found: taken }.fault(&name));
         }
+        // Before an index is built on it.
+        if let Some(expected) = self.backup.expected(block).filter(|expected| *expected != digest) {
+            return Err(IntakeError::OtherRows { expected: expected.rows, found: digest.rows }.fault(&name));
+        }
         self.learn(block, &digest);
         Ok(())
+    }
+
+    /// The statement that loads a whole table. Rows of a table that one stream fills alone are written as if they had
+    /// always been there, in the transaction that empties it: no later reader has to mark them, and no vacuum to freeze
+    /// them. A table that an extension made keeps what it has.
+    fn copy_sql(&self, block: usize, alone: bool) -> Result<Vec<u8>, Fault> {
+        let copy = self.backup.copy_in_sql(block)?;
+        // Of an archive from a pipe no sizes are known.
+        let worth_it = alone || self.backup.blocks[block].offset.is_none();
+        if !self.fresh || !worth_it || self.backup.via_root(block)? || !self.backup.is_created(block) {
+            return Ok(copy);
+        }
+        let (relation, _) = self.backup.relation(block)?;
+        Ok([b"TRUNCATE ONLY ", &relation[..], b"; ", &copy, b" WITH (FREEZE)"].concat())
     }
 
     /// Some pieces of one block.

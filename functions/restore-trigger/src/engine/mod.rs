@@ -33,7 +33,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::engine::definitions::Loading;
 use crate::engine::exchange::Exchange;
+use crate::engine::load::Work;
 use crate::engine::source::Backup;
 use crate::engine::unfinished::Unfinished;
 pub use crate::engine::unfinished::{held, sweep};
@@ -110,8 +112,11 @@ pub struct Receipt {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Seconds {
+    /// Until all that comes before data is there.
     pub before: f64,
+    /// From then until the last row is loaded; indexes of tables that were loaded sooner are among it.
     pub data: f64,
+    /// From then until everything is built.
     pub after: f64,
     pub proof: f64,
     pub total: f64,
@@ -299,42 +304,44 @@ impl Engine {
         let around = surroundings(&mut first, options).await?;
         let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
 
-        let phase = Instant::now();
         crew.in_order(&mut first, plan.before.iter().chain(&plan.with_data)).await?;
-        crew.receipt.seconds.before = phase.elapsed().as_secs_f64();
+        crew.receipt.seconds.before = started.elapsed().as_secs_f64();
         tracing::info!(database = name, seconds = crew.receipt.seconds.before, "definitions are there");
 
         let phase = Instant::now();
-        let streams = self.workers.min(plan.data.len().max(plan.after.steps.len()).max(backup.blocks.len())).max(1);
+        let streams = self.workers.min(plan.build.steps.len().max(backup.blocks.len())).max(1);
         let mut sessions = vec![first];
         for _ in 1..streams {
             sessions.push(self.session(&connector, &settings).await?);
         }
+        let work = Arc::new(Work::begin(backup, true).await?);
+        let loading = Loading { work, tasks: Arc::new(plan.data) };
+        let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
         let loaded;
-        (sessions, loaded) = load::load(backup, plan.data, sessions).await?;
-        proof::check_loaded(backup, &loaded)?;
-        receipt.seconds.data = phase.elapsed().as_secs_f64();
-        receipt.count(backup, &loaded);
+        (sessions, loaded) = crew.side_by_side(sessions, plan.build, Some(loading)).await?;
+        receipt.seconds.data = loaded.at.duration_since(phase).as_secs_f64();
+        receipt.count(backup, &loaded.digests);
         tracing::info!(database = name, rows = receipt.rows, seconds = receipt.seconds.data, "data is loaded");
 
-        let phase = Instant::now();
         let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
-        sessions = crew.side_by_side(sessions, plan.after).await?;
         if let Some(session) = sessions.first_mut() {
             crew.in_order(session, plan.privileges.iter()).await?;
         }
-        sessions = crew.side_by_side(sessions, plan.last).await?;
-        receipt.seconds.after = phase.elapsed().as_secs_f64();
+        (sessions, _) = crew.side_by_side(sessions, plan.last, None).await?;
+        receipt.seconds.after = loaded.at.elapsed().as_secs_f64();
         tracing::info!(database = name, seconds = receipt.seconds.after, "indexes and constraints are there");
 
         let phase = Instant::now();
-        sessions = proof::prove(backup, &loaded, sessions).await?;
+        sessions = proof::prove(backup, &loaded.digests, sessions).await?;
         receipt.proved_by = backup.proved_by();
         receipt.seconds.proof = phase.elapsed().as_secs_f64();
         if options.analyze
             && let Some(session) = sessions.first_mut()
         {
-            session.execute("ANALYZE").await.map_err(|error| copy_fault(&error, "ANALYZE"))?;
+            // Its commits reach the disk, and with them everything before: what is reported done survives a crash.
+            for sql in ["SET synchronous_commit = on", "ANALYZE"] {
+                session.execute(sql).await.map_err(|error| copy_fault(&error, "ANALYZE"))?;
+            }
         }
         for session in sessions {
             session.close().await;

@@ -9,7 +9,7 @@ use holdfast_shared::archive::toc::{Entry, Offset};
 use holdfast_shared::domain::manifest::{LargeObjects, Table};
 use holdfast_shared::domain::{Manifest, TableDigest};
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::rebuild::{Block, Extent, Item, Phase};
+use holdfast_shared::plan::rebuild::{Block, Extent, Item, Kind, Phase};
 use holdfast_shared::store::read::ArchiveSource;
 
 pub struct Backup {
@@ -122,6 +122,17 @@ impl Backup {
         let names: Vec<Vec<u8>> = sql::words(&relation).iter().step_by(2).map(|word| sql::unquoted(word)).collect();
         let own = [&entry.namespace, &entry.tag].map(|name| name.clone().unwrap_or_default());
         Ok(names != own)
+    }
+
+    /// Whether the table is made by a definition of the archive, as an ordinary one.
+    pub fn is_created(&self, block: usize) -> bool {
+        let data = self.entry(block);
+        let created = |id: &i32| {
+            let of_id = |item: &Item| item.id == *id && item.kind == Kind::Table && item.phase == Phase::Before;
+            let entry = self.items.iter().position(of_id).map(|at| &self.archive.toc.entries[at]);
+            entry.is_some_and(|entry| entry.namespace == data.namespace && entry.tag == data.tag)
+        };
+        self.items[self.blocks[block].item].dependencies.iter().any(created)
     }
 
     /// The statement that takes the rows.

@@ -28,30 +28,54 @@ fn shop() -> Vec<Item> {
     ]
 }
 
+fn take(schedule: &mut Schedule) -> Option<(Job, usize)> {
+    match schedule.take() {
+        Next::Step(step) => Some((schedule.job(step), step)),
+        _ => None,
+    }
+}
+
 #[test]
 fn indexes_of_one_table_run_side_by_side_and_keys_alone() {
     let plan = plan_rebuild(&shop(), &[], &limits(NONE)).unwrap();
     assert_eq!((plan.before.as_slice(), plan.last.steps.len()), ([0, 1].as_slice(), 1));
-    let mut schedule = Schedule::new(plan.after);
-    let take = |schedule: &mut Schedule| match schedule.take() {
-        Next::Step(step) => Some((schedule.item(step), step)),
-        _ => None,
-    };
+    assert_eq!(plan.privileges, [8], "the comment waits until no index is being built");
+    let mut schedule = Schedule::new(plan.build);
+    let loaded = take(&mut schedule).unwrap();
+    assert_eq!(loaded.0, Job::Loaded);
+    schedule.finish(loaded.1);
     let (first, second) = (take(&mut schedule).unwrap(), take(&mut schedule).unwrap());
-    assert_eq!((first.0, second.0), (4, 5), "both indexes");
+    assert_eq!((first.0, second.0), (Job::Entry(4), Job::Entry(5)), "both indexes");
     assert_eq!(schedule.take(), Next::Wait, "the key locks their table");
     schedule.finish(first.1);
-    let comment = take(&mut schedule).unwrap();
-    assert_eq!(comment.0, 8);
     schedule.finish(second.1);
-    schedule.finish(comment.1);
     let key = take(&mut schedule).unwrap();
-    assert_eq!((key.0, schedule.take()), (6, Next::Wait));
+    assert_eq!((key.0, schedule.take()), (Job::Entry(6), Next::Wait));
     schedule.finish(key.1);
     let foreign = take(&mut schedule).unwrap();
-    assert_eq!(foreign.0, 7);
+    assert_eq!(foreign.0, Job::Entry(7));
     schedule.finish(foreign.1);
     assert_eq!(schedule.take(), Next::Done);
+}
+
+#[test]
+fn what_needs_only_its_table_is_built_while_others_are_loaded() {
+    let mut items = shop();
+    // On the second table: an index, and one that calls a function.
+    items.push(item(30, Phase::Before, Kind::Other, &[]));
+    items.push(item(31, Phase::After, Kind::Index, &[12]));
+    items.push(item(32, Phase::After, Kind::Index, &[12, 30]));
+    let data = Extent { offset: 0, length: 100 * MIB };
+    let blocks = [block(2, 0, 60 * MIB, &[]), block(3, 60 * MIB, 40 * MIB, &[])];
+    let plan = plan_rebuild(&items, &blocks, &limits(data)).unwrap();
+    let mut schedule = Schedule::new(plan.build);
+    let (first, second) = (take(&mut schedule).unwrap(), take(&mut schedule).unwrap());
+    assert_eq!((first.0, second.0, schedule.take()), (Job::Data(0), Job::Data(1), Next::Wait));
+    schedule.finish(second.1);
+    let index = take(&mut schedule).unwrap();
+    assert_eq!((index.0, schedule.take()), (Job::Entry(11), Next::Wait));
+    schedule.finish(first.1);
+    assert_eq!(take(&mut schedule).unwrap().0, Job::Loaded);
 }
 
 #[test]
@@ -66,7 +90,7 @@ fn circles_and_doubled_ids_are_refused() {
     }
     // A chain as long as an archive can hold is no deep recursion.
     let chain: Vec<Item> = (0..200_000).map(|id| after(id, &[id - 1])).collect();
-    assert_eq!(plan_rebuild(&chain, &[], &limits(NONE)).unwrap().after.steps.len(), 200_000);
+    assert_eq!(plan_rebuild(&chain, &[], &limits(NONE)).unwrap().build.steps.len(), 200_001);
 }
 
 fn block(item: usize, offset: u64, length: u64, pieces: &[(u64, u64)]) -> Block {
@@ -135,9 +159,9 @@ proptest! {
             }
         }).collect();
         let plan = plan_rebuild(&items, &[], &limits(NONE)).unwrap();
-        let count = plan.after.steps.len();
-        let graph = plan.after.clone();
-        let mut schedule = Schedule::new(plan.after);
+        let count = plan.build.steps.len();
+        let graph = plan.build.clone();
+        let mut schedule = Schedule::new(plan.build);
         let (mut running, mut done) = (Vec::new(), BTreeSet::new());
         loop {
             match schedule.take() {
