@@ -139,8 +139,7 @@ pub fn session_settings(toc: &Toc) -> Result<Vec<u8>, ScriptError> {
     }
     settings.extend_from_slice(
         b"SET search_path = ''; SET check_function_bodies = off; SET xmloption = 'content'; SET client_min_messages = warning; \
-          SET row_security = off; SET default_tablespace = ''; SET default_table_access_method = 'heap'; \
-          SET synchronous_commit = off",
+          SET row_security = off; SET default_tablespace = ''; SET default_table_access_method = 'heap'",
     );
     Ok(settings)
 }

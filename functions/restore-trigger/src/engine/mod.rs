@@ -314,6 +314,11 @@ impl Engine {
         for _ in 1..streams {
             sessions.push(self.session(&connector, &settings).await?);
         }
+        // What is not reported done yet may be lost in a crash.
+        for session in &mut sessions {
+            let set = session.execute("SET synchronous_commit = off").await;
+            set.map_err(|error| copy_fault(&error, "the session's settings"))?;
+        }
         let work = Arc::new(Work::begin(backup, true).await?);
         let loading = Loading { work, tasks: Arc::new(plan.data) };
         let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
