@@ -157,7 +157,7 @@ def declared_settings(directory: Path) -> dict[str, frozenset[str]]:
         for name, table in re.findall(r"^settings! \{ ?(?:\n\s*)?([A-Z_]+) \{\n(.*?)^\s*\}", source.read_text(), re.DOTALL | re.MULTILINE):
             lists[name] = frozenset(re.findall(r'^\s*[A-Z0-9_]+ = "([A-Z0-9_]+)",', table, re.MULTILINE))
     module = directory / "shared" / "src" / "config" / "mod.rs"
-    functions = re.findall(r'\("([a-z-]+)",\s*&\[([^\]]*)\]\)', module.read_text()) if module.exists() else []
+    functions = re.findall(r'\(\s*"([a-z-]+)",\s*&\[([^\]]*)\],?\s*\)', module.read_text()) if module.exists() else []
     return {
         function: frozenset().union(*(lists[name] for name in re.findall(r"[A-Z_]+", names) if name in lists))
         for function, names in functions

@@ -12,6 +12,8 @@ PREFIXES = {
     "postgres-exports/metadata/": ("kept", False),
     "comparison-reports/": ("kept", False),
     "restores/": ("kept", False),
+    "restores/leases/": ("kept", True),
+    "restores/waiting/": ("kept", True),
     "imports/": ("kept", False),
     "pins/": ("kept", True),
     "runs/leases/": ("kept", True),

@@ -29,7 +29,7 @@ _EVERYWHERE = {"kms:GenerateDataKey", "kms:Decrypt", "secretsmanager:GetSecretVa
 # By function, what it may do beside S3.
 RIGHTS = {
     "scheduled-export": _EVERYWHERE | {"rds-db:connect"},
-    "retention": _EVERYWHERE,
+    "retention": _EVERYWHERE | {"rds-db:connect"},
     "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction"},
 }
 

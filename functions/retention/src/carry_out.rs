@@ -31,6 +31,10 @@ pub struct Outcome {
     pub uploads_aborted: usize,
     pub pins_removed: usize,
     pub leases_removed: usize,
+    /// Of restores that waited once.
+    pub entries_removed: usize,
+    pub databases_dropped: Vec<String>,
+    pub rows_deleted: u64,
     /// Changed since they were looked at: the next run decides anew.
     pub postponed: Vec<String>,
     pub failures: Vec<String>,
@@ -96,6 +100,11 @@ impl Executor<'_> {
             return Ok(changed());
         }
         if !resuming {
+            for artifact in expiry.artifacts.iter().filter(|artifact| !artifact.key.ends_with('/')) {
+                if let Some(lock) = self.store.locked_by(&artifact.key).await? {
+                    return Ok(Fate::Failed(format!("its {} is locked by {lock}", artifact.kind)));
+                }
+            }
             let epitaph =
                 Epitaph { reason: &expiry.reason, by: self.request_id, forced: expiry.forced, at: Timestamp::now() };
             match expire(&manifest, &kinds, epitaph) {

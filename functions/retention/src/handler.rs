@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use tracing::Instrument;
 
 use crate::carry_out::{Executor, Outcome};
+use crate::databases::{self, Looked};
 use crate::observe::{Observed, observe};
 use crate::receipt::{done_json, durations_json, expiry_json, plan_json};
 use crate::request::{Deletion, Request, understand};
@@ -27,6 +28,7 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Function {
     pub config: RetentionConfig,
+    pub aws: aws_config::SdkConfig,
     pub store: Store,
     pub notifier: Notifier,
 }
@@ -133,6 +135,7 @@ impl Function {
         }
         let plan = plan(&observed.catalog, &self.config.policy, &circumstances);
         let sweep = plan_sweep(&self.config, &observed, now, request.override_anomaly);
+        let looked = databases::look(self.config.cleanup.as_ref(), &self.aws, now).await;
         let planned = invocation.started.elapsed();
         tracing::info!(
             manifests = observed.manifests.len(),
@@ -149,6 +152,12 @@ impl Function {
             executor.carry_out(&plan.resume, true, &mut outcome).await;
             executor.carry_out(&plan.expire, false, &mut outcome).await;
             executor.sweep(&sweep, &mut outcome).await;
+            match &looked {
+                Looked::Seen(cleanup) => executor.clean_up(cleanup, &mut outcome).await,
+                Looked::Failed(fault) => outcome.failures.push(format!("the database: {}: {fault}", fault.code)),
+                Looked::Skipped(reason) => tracing::warn!(reason, "nothing is cleaned up in the database"),
+                Looked::NotConfigured => {}
+            }
             self.remember(&observed, &plan, &sweep, &outcome, request.override_anomaly).await?;
             self.report(&observed, &plan, &sweep, &outcome).await;
             failed(&outcome)?;
@@ -157,7 +166,7 @@ impl Function {
             "status": if plan.blocks.is_empty() { "complete" } else { "blocked" },
             "dry_run": request.dry_run,
             "environments": self.config.environments,
-            "plan": plan_json(&plan, &sweep, &observed),
+            "plan": plan_json(&plan, &sweep, &looked, &observed),
             "done": done_json(&outcome),
             "durations_seconds": durations_json(planned, invocation.started.elapsed()),
         }))

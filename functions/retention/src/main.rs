@@ -1,6 +1,7 @@
 //! `retention`: expires backups by policy, and sweeps what dead runs have left behind.
 
 mod carry_out;
+mod databases;
 mod handler;
 mod observe;
 mod receipt;
@@ -31,5 +32,5 @@ async fn wire() -> Result<Function, Fault> {
     let aws = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
     let store = Store::connect(&aws, config.store.clone()).await?;
     let notifier = Notifier::new(&aws, config.notify.clone());
-    Ok(Function { config, store, notifier })
+    Ok(Function { config, aws, store, notifier })
 }

@@ -17,7 +17,8 @@ use crate::state::Loaded;
 
 const METADATA: &str = "postgres-exports/metadata/";
 const PINS: &str = "pins/";
-const LEASES: &str = "runs/leases/";
+const LEASES: [&str; 2] = ["runs/leases/", "restores/leases/"];
+const WAITING: &str = "restores/waiting/";
 
 pub struct Observed {
     pub catalog: Catalog,
@@ -25,6 +26,8 @@ pub struct Observed {
     pub manifests: BTreeSet<BackupId>,
     pub pins: Vec<PinObject>,
     pub leases: Vec<LeaseFacts>,
+    /// Of restores that wait, or did.
+    pub entries: Vec<Found>,
     pub uploads: Vec<PendingUpload>,
     /// What lies in the folders of artifacts.
     pub found: Vec<Found>,
@@ -57,9 +60,13 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
     let uploads = try_join_all(folders.iter().map(|folder| store.pending_uploads(folder)));
     let (found, uploads) = tokio::try_join!(found, uploads)?;
 
-    let (metadata, lease_folder) = (at(METADATA), at(LEASES));
-    let (listed, pins, leases) =
-        tokio::try_join!(store.inventory(&metadata), all_pins(store, prefix), leases(store, &lease_folder))?;
+    let (metadata, waiting, lease_folders) = (at(METADATA), at(WAITING), LEASES.map(at));
+    let (listed, entries, pins, leases) = tokio::try_join!(
+        store.inventory(&metadata),
+        store.inventory(&waiting),
+        all_pins(store, prefix),
+        leases(store, &lease_folders)
+    )?;
     let (leases, mut warnings) = leases;
     let last = Loaded::read(store).await?;
     let mut catalog = Catalog::new(config.thresholds);
@@ -99,7 +106,17 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
     warnings.extend(
         pins.iter().filter(|pin| pin.unreadable).map(|pin| format!("{} is not readable, and pins for ever", pin.key)),
     );
-    Ok(Observed { catalog, manifests, pins, leases, uploads: uploads.concat(), found: found.concat(), last, warnings })
+    Ok(Observed {
+        catalog,
+        manifests,
+        pins,
+        leases,
+        entries,
+        uploads: uploads.concat(),
+        found: found.concat(),
+        last,
+        warnings,
+    })
 }
 
 /// The backup whose manifest lies under a key.
@@ -148,9 +165,10 @@ async fn pins_under(store: &Store, folder: &str, prefix: &KeyPrefix) -> Result<V
 }
 
 /// Leases, and what is to be said of those that cannot be read.
-async fn leases(store: &Store, folder: &str) -> Result<(Vec<LeaseFacts>, Vec<String>), StoreError> {
+async fn leases(store: &Store, folders: &[String]) -> Result<(Vec<LeaseFacts>, Vec<String>), StoreError> {
     let (mut leases, mut warnings) = (Vec::new(), Vec::new());
-    for object in store.inventory(folder).await? {
+    let objects = try_join_all(folders.iter().map(|folder| store.inventory(folder))).await?;
+    for object in objects.concat() {
         let Some((json, etag)) = store.read_listed(&object.key).await? else { continue };
         match serde_json::from_slice::<LeaseRecord>(&json) {
             Ok(lease) => leases.push(LeaseFacts {

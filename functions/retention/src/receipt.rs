@@ -7,13 +7,14 @@ use holdfast_shared::plan::retention::{Expiry, Plan};
 use serde_json::{Value, json};
 
 use crate::carry_out::Outcome;
+use crate::databases::Looked;
 use crate::observe::Observed;
 use crate::sweep::Sweep;
 
 /// Lists are cut here: a function's answer has at most 6 MB (AWS Lambda Developer Guide, quotas). Counts are whole.
 const LISTED: usize = 5_000;
 
-pub fn plan_json(plan: &Plan, sweep: &Sweep, observed: &Observed) -> Value {
+pub fn plan_json(plan: &Plan, sweep: &Sweep, looked: &Looked, observed: &Observed) -> Value {
     let warnings: Vec<&String> = observed.warnings.iter().chain(&plan.warnings).collect();
     json!({
         "expire": list(&plan.expire, expiry_json),
@@ -34,7 +35,9 @@ pub fn plan_json(plan: &Plan, sweep: &Sweep, observed: &Observed) -> Value {
             "uploads": list(&sweep.uploads, |upload| json!({"key": upload.key, "initiated": upload.initiated})),
             "pins": list(&sweep.pins, |pin| json!(pin.key)),
             "leases": list(&sweep.leases, |lease| json!(lease.key)),
+            "entries": list(&sweep.entries, |entry| json!(entry.key)),
         },
+        "database": database_json(looked),
         "counts": {
             "manifests": observed.manifests.len(), "expire": plan.expire.len(), "resume": plan.resume.len(),
             "keep": plan.keep.len(), "tombstones": plan.tombstones, "other_environments": plan.others,
@@ -42,6 +45,19 @@ pub fn plan_json(plan: &Plan, sweep: &Sweep, observed: &Observed) -> Value {
         },
         "warnings": list(&warnings, |warning| json!(warning)),
     })
+}
+
+fn database_json(looked: &Looked) -> Value {
+    match looked {
+        Looked::NotConfigured => Value::Null,
+        Looked::Skipped(reason) => json!({"skipped": reason}),
+        Looked::Failed(fault) => json!({"problem": {"code": fault.code, "message": fault.to_string()}}),
+        Looked::Seen(cleanup) => json!({
+            "drop": list(&cleanup.plan.drop, |doomed| json!({"name": doomed.name, "kept_until": doomed.keep_until})),
+            "keep": list(&cleanup.plan.keep, |kept| json!({"name": kept.name, "reason": kept.reason})),
+            "rows": list(&cleanup.rows, |old| json!({"table": old.table.to_string(), "rows": old.rows})),
+        }),
+    }
 }
 
 pub fn expiry_json(expiry: &Expiry) -> Value {
@@ -65,6 +81,8 @@ pub fn done_json(outcome: &Outcome) -> Value {
         "expired": outcome.expired.len(), "artifacts": outcome.artifacts, "bytes": outcome.bytes,
         "orphans_removed": outcome.orphans_removed.len(), "uploads_aborted": outcome.uploads_aborted,
         "pins_removed": outcome.pins_removed, "leases_removed": outcome.leases_removed,
+        "entries_removed": outcome.entries_removed, "databases_dropped": outcome.databases_dropped,
+        "rows_deleted": outcome.rows_deleted,
         "postponed": outcome.postponed,
     })
 }

@@ -1,14 +1,12 @@
 //! Sweeps what dead runs have left behind, as planned; what has changed since is left alone.
-//!
-//! The databases that restores and table loads set aside are swept by whoever reaches the database; manual RDS
-//! snapshots would be one more list in [`Sweep`].
 
 use futures::StreamExt;
 use holdfast_shared::config::RetentionConfig;
 use holdfast_shared::domain::ObjectKey;
 use holdfast_shared::fault::chain;
 use holdfast_shared::plan::retention::sweep::{
-    LeaseFacts, Orphan, OrphanPlan, PendingUpload, Surroundings, dead_leases, plan_orphans, stale_uploads,
+    Found, LeaseFacts, Orphan, OrphanPlan, PendingUpload, Surroundings, dead_leases, finished_entries, plan_orphans,
+    stale_uploads,
 };
 use holdfast_shared::store::StoreError;
 use holdfast_shared::store::remove::Removal;
@@ -22,6 +20,7 @@ pub struct Sweep {
     pub uploads: Vec<PendingUpload>,
     pub pins: Vec<PinObject>,
     pub leases: Vec<LeaseFacts>,
+    pub entries: Vec<Found>,
 }
 
 pub fn plan_sweep(config: &RetentionConfig, observed: &Observed, now: Timestamp, override_anomaly: bool) -> Sweep {
@@ -40,6 +39,7 @@ pub fn plan_sweep(config: &RetentionConfig, observed: &Observed, now: Timestamp,
         uploads: stale_uploads(observed.uploads.clone(), &observed.leases, &surroundings),
         pins: observed.pins.iter().filter(|object| !object.pin.is_active(now)).cloned().collect(),
         leases: dead_leases(observed.leases.clone(), &surroundings),
+        entries: finished_entries(observed.entries.clone(), &surroundings),
     }
 }
 
@@ -49,6 +49,7 @@ enum Item<'a> {
     Upload(&'a PendingUpload),
     Pin(&'a PinObject),
     Lease(&'a LeaseFacts),
+    Entry(&'a Found),
 }
 
 impl Item<'_> {
@@ -58,6 +59,7 @@ impl Item<'_> {
             Self::Upload(upload) => &upload.key,
             Self::Pin(pin) => &pin.key,
             Self::Lease(lease) => &lease.key,
+            Self::Entry(entry) => &entry.key,
         }
     }
 }
@@ -68,7 +70,8 @@ impl Executor<'_> {
         let uploads = sweep.uploads.iter().map(Item::Upload);
         let pins = sweep.pins.iter().map(Item::Pin);
         // Leases last: they name the uploads.
-        let items = orphans.chain(uploads).chain(pins).chain(sweep.leases.iter().map(Item::Lease));
+        let leases = sweep.leases.iter().map(Item::Lease);
+        let items = orphans.chain(uploads).chain(pins).chain(sweep.entries.iter().map(Item::Entry)).chain(leases);
         let swept = futures::stream::iter(items.map(|item| async move {
             let result = if self.is_late() { None } else { Some(self.sweep_one(&item).await) };
             (item, result)
@@ -84,6 +87,7 @@ impl Executor<'_> {
                         Item::Upload(_) => outcome.uploads_aborted += 1,
                         Item::Pin(_) => outcome.pins_removed += 1,
                         Item::Lease(_) => outcome.leases_removed += 1,
+                        Item::Entry(_) => outcome.entries_removed += 1,
                     }
                 }
                 Some(Ok(Some(why))) => outcome.postponed.push(format!("{}: {why}", item.key())),
@@ -103,6 +107,7 @@ impl Executor<'_> {
             }
             Item::Pin(pin) => self.store.remove(&pin.key, Some(&pin.etag)).await.map_err(told)?,
             Item::Lease(lease) => self.store.remove(&lease.key, Some(&lease.etag)).await.map_err(told)?,
+            Item::Entry(entry) => self.store.remove(&entry.key, Some(&entry.etag)).await.map_err(told)?,
         };
         Ok((removal == Removal::Changed).then(|| "it has changed since it was looked at".to_owned()))
     }

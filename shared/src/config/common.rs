@@ -132,6 +132,13 @@ pub(super) fn store_config(reader: &mut Reader<'_>) -> StoreConfig {
     }
 }
 
+/// How the database is reached, where one is configured.
+pub(super) fn optional_database_config(reader: &mut Reader<'_>) -> Option<DatabaseConfig> {
+    let configured = [DATABASE_URL, DATABASE_SECRET_ARN, DATABASE_AUTH];
+    let configured = configured.into_iter().any(|setting| reader.optional(setting).is_some());
+    configured.then(|| database_config(reader))
+}
+
 /// How the database is reached.
 pub(super) fn database_config(reader: &mut Reader<'_>) -> DatabaseConfig {
     let (url, arn) = (reader.optional(DATABASE_URL), reader.optional(DATABASE_SECRET_ARN));

@@ -43,7 +43,15 @@ pub type FunctionSettings = (&'static str, &'static [&'static [Setting]]);
 pub const FUNCTIONS: &[FunctionSettings] = &[
     ("scheduled-export", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, export::EXPORT_SETTINGS]),
     ("restore-trigger", &[common::COMMON_SETTINGS, common::DATABASE_SETTINGS, restore::RESTORE_SETTINGS]),
-    ("retention", &[common::COMMON_SETTINGS, retention::RETENTION_SETTINGS, snapshot_export::SNAPSHOT_SETTINGS]),
+    (
+        "retention",
+        &[
+            common::COMMON_SETTINGS,
+            common::DATABASE_SETTINGS,
+            retention::RETENTION_SETTINGS,
+            snapshot_export::SNAPSHOT_SETTINGS,
+        ],
+    ),
     (
         "snapshot-export",
         &[common::COMMON_SETTINGS, snapshot_export::SNAPSHOT_SETTINGS, snapshot_export::SNAPSHOT_EXPORT_SETTINGS],

@@ -52,13 +52,7 @@ impl RestoreConfig {
         let environment: Option<Environment> =
             if environment_text.is_empty() { None } else { reader.parse(ENVIRONMENT, &environment_text) };
         let _level: Option<tracing::Level> = reader.parsed(LOG_LEVEL);
-        let identifier = reader.optional(TARGET_SYSTEM_IDENTIFIER);
-        if identifier.as_deref().is_some_and(|text| text.parse::<u64>().is_err()) {
-            reader.problems.push(format!(
-                "{}: it is not a system identifier, which is a number (pg_control_system())",
-                TARGET_SYSTEM_IDENTIFIER.name
-            ));
-        }
+        let identifier = system_identifier(&mut reader);
         let app_name = reader.required(APP_NAME);
         let store = store_config(&mut reader);
         let database = database_config(&mut reader);
@@ -84,6 +78,18 @@ impl RestoreConfig {
             _ => Err(ConfigError { problems: reader.problems }),
         }
     }
+}
+
+/// Of the server that may be written to.
+pub(super) fn system_identifier(reader: &mut Reader<'_>) -> Option<String> {
+    let identifier = reader.optional(TARGET_SYSTEM_IDENTIFIER);
+    if identifier.as_deref().is_some_and(|text| text.parse::<u64>().is_err()) {
+        reader.problems.push(format!(
+            "{}: it is not a system identifier, which is a number (pg_control_system())",
+            TARGET_SYSTEM_IDENTIFIER.name
+        ));
+    }
+    identifier
 }
 
 #[cfg(test)]

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use crate::config::common::{APP_NAME, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, notify_config, store_config};
+use crate::config::common::{
+    APP_NAME, DatabaseConfig, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, notify_config,
+    optional_database_config, store_config,
+};
 use crate::config::reader::{ConfigError, Reader};
+use crate::config::restore::system_identifier;
 use crate::config::settings;
 use crate::config::snapshot_export::{rds_sources, snapshot_name_prefix};
-use crate::domain::Environment;
 use crate::domain::rds::ServerId;
+use crate::domain::{Environment, TablePattern};
 use crate::plan::retention::catalog::Thresholds;
 use crate::plan::retention::policy::Policy;
 
@@ -21,12 +25,28 @@ settings! { RETENTION_SETTINGS {
     ANOMALY_VANISHED_TABLES = "ANOMALY_VANISHED_TABLES", "true", "true: so does a table that is no longer there.";
     SWEEP_AFTER_HOURS = "SWEEP_AFTER_HOURS", "24", "How old, at least, leftovers are that are swept: artifacts without a manifest, uploads, leases.";
     PRUNE_RDS_SNAPSHOTS = "PRUNE_RDS_SNAPSHOTS", "false", "true: manual RDS snapshots that Holdfast has taken of RDS_SOURCES expire by the same policy.";
+    TARGET_SYSTEM_IDENTIFIER = "TARGET_SYSTEM_IDENTIFIER", "", "System identifier of the server whose databases are cleaned up, as for restores; not set: nothing on it is dropped.";
+    MAINTENANCE_DATABASE = "MAINTENANCE_DATABASE", "postgres", "Database on that server from which others are dropped.";
+    BACKUP_ROWS_KEEP_DAYS = "BACKUP_ROWS_KEEP_DAYS", "", "How long rows stay, in days, that table loads have put aside; not set: for ever.";
+    BACKUP_ROWS_TABLES = "BACKUP_ROWS_TABLES", "*_backup", "Patterns of the tables that hold such rows; those without a column backup_timestamp are left alone.";
     RETENTION_CONCURRENCY = "RETENTION_CONCURRENCY", "32", "Requests to the store at a time, 1 to 256.";
     DEADLINE_MARGIN_SECONDS = "DEADLINE_MARGIN_SECONDS", "20", "How long before the function's timeout nothing new is begun.";
 }}
 
 /// What `RETENTION_ENVIRONMENTS` may say for all.
 const ALL: &str = "*";
+
+/// What restores and table loads have put aside in the database.
+#[derive(Debug, Clone)]
+pub struct CleanupConfig {
+    /// Its database is the live one.
+    pub database: DatabaseConfig,
+    pub system_identifier: Option<String>,
+    pub maintenance_database: String,
+    /// `None`: rows stay.
+    pub rows_kept: Option<SignedDuration>,
+    pub rows_tables: Vec<TablePattern>,
+}
 
 #[derive(Debug, Clone)]
 pub struct RetentionConfig {
@@ -41,6 +61,8 @@ pub struct RetentionConfig {
     pub sweep_after: SignedDuration,
     /// Not set: no RDS snapshot is looked at, and no right to is needed.
     pub snapshots: Option<SnapshotPruning>,
+    /// `None`: no database is configured.
+    pub cleanup: Option<CleanupConfig>,
     pub concurrency: usize,
     pub deadline_margin: Duration,
 }
@@ -90,6 +112,7 @@ impl RetentionConfig {
             reader.problems.push(format!("{} needs RDS_SOURCES", PRUNE_RDS_SNAPSHOTS.name));
         }
         let snapshots = prune.then_some(SnapshotPruning { sources, name_prefix });
+        let cleanup = cleanup_config(&mut reader);
         let concurrency = reader.number(RETENTION_CONCURRENCY, 1..=256) as usize;
         let deadline_margin = Duration::from_secs(reader.number(DEADLINE_MARGIN_SECONDS, 1..=600));
         match (environment, policy) {
@@ -103,12 +126,23 @@ impl RetentionConfig {
                 thresholds,
                 sweep_after: SignedDuration::from_hours(sweep_hours as i64),
                 snapshots,
+                cleanup,
                 concurrency,
                 deadline_margin,
             }),
             _ => Err(ConfigError { problems: reader.problems }),
         }
     }
+}
+
+fn cleanup_config(reader: &mut Reader<'_>) -> Option<CleanupConfig> {
+    let system_identifier = system_identifier(reader);
+    let maintenance_database = reader.required(MAINTENANCE_DATABASE);
+    let days = reader.optional(BACKUP_ROWS_KEEP_DAYS).map(|_| reader.number(BACKUP_ROWS_KEEP_DAYS, 1..=3_650));
+    let rows_tables = reader.patterns(BACKUP_ROWS_TABLES);
+    let database = optional_database_config(reader)?;
+    let rows_kept = days.map(|days| SignedDuration::from_hours(24 * days as i64));
+    Some(CleanupConfig { database, system_identifier, maintenance_database, rows_kept, rows_tables })
 }
 
 #[cfg(test)]
@@ -126,6 +160,7 @@ mod tests {
         let config = config(&[]).unwrap();
         assert_eq!(config.policy, DEFAULT_POLICY.parse().unwrap());
         assert_eq!(config.environments, ["production".parse().unwrap()]);
+        assert!(config.cleanup.is_none());
         assert_eq!(config.thresholds, Thresholds { rows_percent: 30, bytes_percent: 50, vanished_tables: true });
     }
 
@@ -154,6 +189,9 @@ mod tests {
             ("ANOMALY_VANISHED_TABLES", "maybe"),
             ("SWEEP_AFTER_HOURS", "1"),
             ("RETENTION_CONCURRENCY", "0"),
+            ("BACKUP_ROWS_KEEP_DAYS", "0"),
+            ("TARGET_SYSTEM_IDENTIFIER", "db-1"),
+            ("DATABASE_AUTH", "password"),
         ])
         .unwrap_err();
         for name in [
@@ -164,6 +202,9 @@ mod tests {
             "ANOMALY_VANISHED_TABLES",
             "SWEEP_AFTER_HOURS",
             "RETENTION_CONCURRENCY",
+            "BACKUP_ROWS_KEEP_DAYS: 0",
+            "TARGET_SYSTEM_IDENTIFIER",
+            "DATABASE_AUTH",
         ] {
             assert!(error.problems.iter().any(|problem| problem.contains(name)), "{name} in {error}");
         }

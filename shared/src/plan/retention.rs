@@ -5,6 +5,7 @@
 //! behind the newest backup. What cannot be understood is kept.
 
 pub mod catalog;
+pub mod databases;
 pub mod policy;
 pub mod record;
 pub mod sweep;

@@ -1,6 +1,7 @@
 //! Deleting: by delete marker only. No version of anything is ever deleted here.
 
-use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier, ObjectLockLegalHoldStatus};
+use jiff::Timestamp;
 
 use crate::store::{Store, StoreError};
 
@@ -36,6 +37,43 @@ impl Store {
             Err(error) if etag.is_some() && (error.is_precondition_failed() || error.is_conflict()) => {
                 Ok(Removal::Changed)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What Object Lock holds an object by, and until when; `None` where nothing does, or the caller may not know.
+    ///
+    /// A delete marker goes over a locked object as over any other: who asks before keeps it in sight.
+    pub async fn locked_by(&self, key: &str) -> Result<Option<String>, StoreError> {
+        let unknown = |error: &StoreError| {
+            error.is_absent_or_hidden()
+                || matches!(
+                    error.code.as_deref(),
+                    Some("InvalidRequest" | "NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError")
+                )
+        };
+        let request = self.client.get_object_legal_hold().bucket(&self.config.bucket).key(key);
+        let sent = request.customize().config_override(Self::small()).send().await;
+        match sent.map_err(self.error("GetObjectLegalHold", key)) {
+            Ok(output) => {
+                let status = output.legal_hold.and_then(|hold| hold.status);
+                if status == Some(ObjectLockLegalHoldStatus::On) {
+                    return Ok(Some("a legal hold".to_owned()));
+                }
+            }
+            // A bucket without Object Lock, an object without a hold.
+            Err(error) if unknown(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let request = self.client.get_object_retention().bucket(&self.config.bucket).key(key);
+        let sent = request.customize().config_override(Self::small()).send().await;
+        match sent.map_err(self.error("GetObjectRetention", key)) {
+            Ok(output) => {
+                let until = output.retention.and_then(|lock| lock.retain_until_date);
+                let until = until.and_then(|until| Timestamp::from_second(until.secs()).ok());
+                Ok(until.filter(|until| *until > Timestamp::now()).map(|until| format!("Object Lock until {until}")))
+            }
+            Err(error) if unknown(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -20,6 +20,7 @@ mod restore_guard;
 mod restore_tables;
 mod restore_thaw;
 mod retention;
+mod retention_databases;
 mod rights;
 mod runs;
 mod scene;

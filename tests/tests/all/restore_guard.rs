@@ -44,7 +44,7 @@ fn hash(passkey: &str) -> (bool, String) {
 pub struct Guarded {
     pub bed: Bed,
     secrets: SecretsServer,
-    system_identifier: String,
+    pub system_identifier: String,
 }
 
 impl Guarded {

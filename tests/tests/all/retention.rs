@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus, ObjectLockRetention, ObjectLockRetentionMode};
 use futures::StreamExt;
 use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome, LambdaOptions, LambdaServer};
 use holdfast_local::s3::{BucketOptions, Fault, FaultAction, Permissions, S3Options, S3Server};
@@ -13,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::bed::{BUCKET, Bed, binary};
 
-const RETENTION: &str = "retention";
-const KEY: (&str, &str) = ("retention-role", "retention-role-secret");
+pub const RETENTION: &str = "retention";
+pub const KEY: (&str, &str) = ("retention-role", "retention-role-secret");
 const LEASE: &str = "runs/retention/lease.json";
 const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
 
@@ -122,7 +123,7 @@ impl Rig {
     }
 }
 
-fn spec(s3: &S3Server, settings: &[(&str, &str)]) -> FunctionSpec {
+pub fn spec(s3: &S3Server, settings: &[(&str, &str)]) -> FunctionSpec {
     let mut spec = FunctionSpec::new(RETENTION, binary(RETENTION))
         .env("BUCKET", BUCKET)
         .env("ENVIRONMENT", "production")
@@ -344,6 +345,45 @@ async fn what_cannot_be_deleted_is_listed_and_the_rest_goes() {
     assert_eq!(rig.dumps(), ["20250105", "20250106"]);
 }
 
+/// A delete marker would go over it, and hide what somebody wanted kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_object_lock_holds_is_listed_and_the_rest_goes() {
+    let rig = Rig::start(&[("RETENTION_POLICY", r#"{"rules":[{"keep_last":1}]}"#)]).await;
+    let locked = BucketOptions { versioning: true, object_lock: true };
+    rig.s3.store().create_bucket("locked", locked).unwrap();
+    rig.lambda.register(spec(&rig.s3, &[("BUCKET", "locked"), ("RETENTION_POLICY", r#"{"rules":[{"keep_last":1}]}"#)]));
+    let put = async |key: String, body: String| {
+        let body = ByteStream::from(body.into_bytes());
+        rig.client().put_object().bucket("locked").key(key).body(body).send().await.unwrap()
+    };
+    for n in 1..=4 {
+        put(dump_key(&day(n)), "data".to_owned()).await;
+        put(manifest_key(&day(n)), manifest(&day(n)).to_string()).await;
+    }
+    let hold = ObjectLockLegalHold::builder().status(ObjectLockLegalHoldStatus::On).build();
+    rig.client().put_object_legal_hold().bucket("locked").key(dump_key(&day(1))).legal_hold(hold).send().await.unwrap();
+    let until = Timestamp::now() + SignedDuration::from_hours(24);
+    let lock = ObjectLockRetention::builder()
+        .mode(ObjectLockRetentionMode::Governance)
+        .retain_until_date(aws_sdk_s3::primitives::DateTime::from_secs(until.as_second()))
+        .build();
+    rig.client().put_object_retention().bucket("locked").key(dump_key(&day(2))).retention(lock).send().await.unwrap();
+    let (code, message) = rig.fails(json!({})).await;
+    assert_eq!(code, "retention-incomplete");
+    assert!(message.starts_with("2 failed, 1 expired"), "{message}");
+    for (n, by) in [(1, "its dump is locked by a legal hold"), (2, "its dump is locked by Object Lock until")] {
+        assert!(message.contains(&format!("backup {}: {by}", day(n))), "{message}");
+    }
+    let (_, message) = rig.fails(json!({"delete": day(1)})).await;
+    assert!(message.contains("a legal hold"), "{message}");
+    let objects = rig.s3.store().objects("locked").into_iter();
+    let dumps = objects.filter(|object| object.is_latest && !object.delete_marker && object.key.contains("/dumps/"));
+    assert_eq!(dumps.count(), 3);
+    let get = rig.client().get_object().bucket("locked").key(manifest_key(&day(1))).send().await.unwrap();
+    let manifest: Value = serde_json::from_slice(&get.body.collect().await.unwrap().into_bytes()).unwrap();
+    assert_eq!(manifest["state"], "complete", "it is still listed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_deleted_by_hand_with_the_same_guards() {
     let rig = Rig::start(&[]).await;
@@ -488,6 +528,15 @@ async fn a_policy_that_is_wrong_is_a_configuration_that_is_wrong() {
     let (code, message) = rig.fails(json!({})).await;
     assert_eq!(code, "configuration");
     assert!(message.contains("keep_last: -1") && message.contains("unknown field \"keep_newest\""), "{message}");
+    for (policy, problem) in [
+        (r#"{"rules":[]}"#, "at least one rule"),
+        (r#"{"rules":[{"keep_last":0}]}"#, "keeps nothing"),
+        (r#"{"rules":[{"purposes":["testing"]}]}"#, "keeps nothing"),
+    ] {
+        rig.lambda.register(spec(&rig.s3, &[("RETENTION_POLICY", policy)]));
+        let (code, message) = rig.fails(json!({})).await;
+        assert!(code == "configuration" && message.contains(problem), "{policy}: {message}");
+    }
     assert_eq!(rig.dumps().len(), 3);
 }
 
@@ -533,6 +582,9 @@ async fn leftovers_are_reported_first_and_swept_after() {
         json!({"state": "held", "backup_id": day(1), "event_key": "k", "request_id": "r", "since": "2025-01-01T02:00:00Z", "expires": expires}).to_string()
     };
     rig.put("runs/leases/production/dead.json", lease("2025-01-01T02:01:00Z")).await;
+    rig.put("restores/leases/production/shop.json", lease("2025-01-01T02:01:00Z")).await;
+    rig.put("restores/waiting/production/over.json", "").await;
+    rig.put("restores/waiting/production/waits.json", "{}").await;
     rig.put("runs/leases/production/shop.json", lease("2999-01-01T00:00:00Z")).await;
     rig.put(
         &format!("pins/{}/old.json", day(1)),
@@ -542,16 +594,28 @@ async fn leftovers_are_reported_first_and_swept_after() {
     .await;
     let young = rig.run(json!({})).await;
     assert_eq!(young["plan"]["sweep"]["orphans_reported"], json!([]), "younger than a day");
-    assert_eq!((&young["done"]["leases_removed"], &young["done"]["pins_removed"]), (&json!(1), &json!(1)));
+    assert_eq!((&young["done"]["leases_removed"], &young["done"]["pins_removed"]), (&json!(2), &json!(1)));
+    assert_eq!(young["done"]["entries_removed"], 0);
     rig.s3.stop().await;
     age(data.path());
 
     let rig = Rig::on(options(), &[]).await;
     rig.put(&dump_key(&day(5)), "young").await;
-    let upload = rig.client().create_multipart_upload().bucket(BUCKET).key(dump_key(&day(6))).send().await.unwrap();
+    let begin = async |key: String| {
+        let created = rig.client().create_multipart_upload().bucket(BUCKET).key(key).send().await.unwrap();
+        created.upload_id.unwrap()
+    };
+    let (_stale, living) = (begin(dump_key(&day(6))).await, begin(dump_key(&day(7))).await);
+    begin("files/somebody.xlsx".to_owned()).await;
+    rig.s3.store().age_uploads(Duration::from_secs(72 * 3600));
+    let young = begin(dump_key(&day(8))).await;
+    let mut held: Value = serde_json::from_str(&lease("2999-01-01T00:00:00Z")).unwrap();
+    held["upload"] = json!({"key": dump_key(&day(7)), "upload_id": living});
+    rig.put("runs/leases/production/living.json", held.to_string()).await;
     let dry = rig.run(json!({"dry_run": true})).await;
     let first = rig.run(json!({})).await;
     assert_eq!(dry["plan"], first["plan"]);
+    assert_eq!((&first["done"]["uploads_aborted"], &first["done"]["entries_removed"]), (&json!(1), &json!(1)));
     let reported: Vec<&str> = first["plan"]["sweep"]["orphans_reported"]
         .as_array()
         .unwrap()
@@ -574,7 +638,12 @@ async fn leftovers_are_reported_first_and_swept_after() {
     );
     assert!(!left.contains(&orphans[0]) && !left.iter().any(|key| key.starts_with(folder)));
     assert!(left.contains("runs/leases/production/shop.json") && !left.contains("runs/leases/production/dead.json"));
-    assert_eq!(rig.s3.store().pending_uploads(BUCKET).len(), 1, "young: {:?}", upload.upload_id);
+    let pending: BTreeSet<String> =
+        rig.s3.store().pending_uploads(BUCKET).into_iter().map(|upload| upload.key).collect();
+    let expected = [dump_key(&day(7)), dump_key(&day(8)), "files/somebody.xlsx".to_owned()];
+    assert_eq!(pending, BTreeSet::from(expected), "the living, the young and the others': {living} {young}");
+    assert!(left.contains("restores/waiting/production/waits.json"));
+    assert!(!left.contains("restores/waiting/production/over.json"));
     rig.no_version_was_deleted();
 }
 

@@ -158,6 +158,12 @@ pub fn dead_leases(leases: Vec<LeaseFacts>, surroundings: &Surroundings<'_>) -> 
     leases.into_iter().filter(|lease| surroundings.now.duration_since(lease.expires) > surroundings.age).collect()
 }
 
+/// Entries of restores that wait no longer: such a one is emptied.
+pub fn finished_entries(entries: Vec<Found>, surroundings: &Surroundings<'_>) -> Vec<Found> {
+    let old = |entry: &Found| surroundings.now.duration_since(entry.last_modified) > surroundings.age;
+    entries.into_iter().filter(|entry| entry.size_bytes == 0 && old(entry)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,6 +300,11 @@ mod tests {
         let stale: Vec<String> =
             stale_uploads(uploads, &leases, &surroundings).into_iter().map(|upload| upload.upload_id).collect();
         assert_eq!(stale, ["dead"]);
+        let entry =
+            |size_bytes, modified: &str| Found { size_bytes, ..found("restores/waiting/production/r.json", modified) };
+        let entries =
+            vec![entry(0, "2025-06-21T00:00:00Z"), entry(9, "2025-06-21T00:00:00Z"), entry(0, "2025-06-22T12:00:00Z")];
+        assert_eq!(finished_entries(entries.clone(), &surroundings), entries[..1]);
         let dead = dead_leases(leases, &surroundings);
         assert_eq!((dead.len(), dead[0].upload_id.as_deref()), (1, Some("dead")));
     }
