@@ -365,6 +365,9 @@ SEEDS = [
     Seed("two owners of a prefix", "lifecycle-days", _lifecycle_rule(Prefix={"Fn::Sub": "${KeyPrefix}postgres-exports/dumps/"}, ExpirationInDays=60)),
     Seed("a new kind of object without an owner", "prefix-owner", lambda p: setattr(p, "key_folders", p.key_folders | {"seeded/"})),
     Seed("an override that is not allowed", "samconfig", lambda p: p.parameter_files.update(seeded=["RawArchiveDays=10"])),
+    Seed("a price that was not worked in", "costs", lambda p: setattr(p, "costs_doc", p.costs_doc.replace("| 0.0036 |", "| 0.0046 |"))),
+    Seed("a sum that is wrong", "costs", lambda p: setattr(p, "costs_doc", p.costs_doc.replace("| 21.75 |", "| 20.75 |"))),
+    Seed("an alarm that is not paid for", "costs", lambda p: p.templates[ALARMS]["Resources"].update(Seeded=copy.deepcopy(p.templates[ALARMS]["Resources"]["RestoreRefused"]))),
     Seed("a plain queue", "queue-encrypted", lambda p: _properties(p, NOTIFICATIONS, "UndeliveredEvents").pop("SqsManagedSseEnabled")),
     Seed("an undocumented parameter", "parameter-docs", lambda p: p.templates[ROOT]["Parameters"].update(Seeded={"Type": "String", "Description": "x"})),
     Seed("the URL shown in the console", "no-echo", lambda p: p.templates[ROOT]["Parameters"]["DatabaseUrl"].pop("NoEcho")),
@@ -512,7 +515,7 @@ def lint_seed(seed):
         copied = Path(directory)
         (copied / "infra").mkdir()
         (copied / "docs").mkdir()
-        for source in (ROOT, "samconfig.toml", "docs/deploy.md", "docs/runbook.md", *(f"infra/{p.name}" for p in (REPOSITORY / "infra").glob("*.yaml"))):
+        for source in (ROOT, "samconfig.toml", "docs/deploy.md", "docs/runbook.md", "docs/costs.md", *(f"infra/{p.name}" for p in (REPOSITORY / "infra").glob("*.yaml"))):
             content = (REPOSITORY / source).read_text()
             (copied / source).write_text(content.replace(old, new, 1) if source == path else content)
         judge = {"raw": lambda: cfn_lint([ROOT, path], copied), "transformed": lambda: lint_transformed(Project.load(copied)), "checkov": lambda: checkov(copied)}

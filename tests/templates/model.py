@@ -56,6 +56,7 @@ class Project:
     parameter_files: dict[str, list[str]]
     # The folders that the code gives objects, below the prefix of the deployment.
     key_folders: frozenset[str]
+    costs_doc: str
     deploy_doc: str
     runbook: str
 
@@ -71,6 +72,7 @@ class Project:
                 str(p.relative_to(directory)): json.loads(p.read_text()) for p in sorted((directory / "infra" / "parameters").glob("*.json"))
             },
             key_folders=key_folders(directory),
+            costs_doc=(directory / "docs" / "costs.md").read_text(),
             runbook=(directory / "docs" / "runbook.md").read_text(),
             deploy_doc=(directory / "docs" / "deploy.md").read_text(),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import costs
 import lifecycle
 from expressions import schedule_problem, time_zone_problem
 from model import ROOT, Finding, branches, listed, statements
@@ -475,7 +476,7 @@ def buckets_are_safe(project):
             yield Finding("bucket-tls", where, "no policy denies requests without TLS")
 
 
-RULES.extend(lifecycle.RULES)
+RULES.extend([*lifecycle.RULES, costs.the_costs_are_worked_out])
 
 
 @rule
