@@ -2,7 +2,7 @@
 //!
 //! There is no catalogue beside the manifests, so that the newest is found by listing, day by day from the end.
 
-use holdfast_shared::domain::manifest::State;
+use holdfast_shared::domain::manifest::{ManifestError, State};
 use holdfast_shared::domain::{BackupId, Environment, ImportName, Manifest, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::clearance::{SafetyBackup, Source};
@@ -137,7 +137,15 @@ pub async fn by_id(store: &Store, id: BackupId) -> Result<Manifest, Fault> {
         return Err(unreadable(format!("it is larger than {MAX_MANIFEST_BYTES} bytes")));
     }
     let (json, _) = store.get_present(&key).await?.ok_or_else(absent)?;
-    let manifest = checked(store, id, &json).map_err(unreadable)?;
+    let manifest = match checked(store, id, &json) {
+        Ok(manifest) => manifest,
+        Err(Unfit::NotRestorable) => {
+            let message = format!("backup {id} cannot be restored to a server: its files are for analysis");
+            return Err(Fault::new("backup-not-restorable", message)
+                .hint("choose a backup with a dump; an RDS snapshot is restored by mode rds_snapshot"));
+        }
+        Err(Unfit::Problem(problem)) => return Err(unreadable(problem)),
+    };
     if manifest.state == State::Expired {
         let message = format!("backup {id} is expired: its manifest is kept, its data is gone");
         return Err(Fault::new("backup-expired", message).hint("choose another backup"));
@@ -145,15 +153,24 @@ pub async fn by_id(store: &Store, id: BackupId) -> Result<Manifest, Fault> {
     Ok(manifest)
 }
 
+/// Why a manifest is not one to restore from.
+enum Unfit {
+    NotRestorable,
+    Problem(String),
+}
+
 /// A manifest that is what its key says, and whose dump is its own: no manifest points elsewhere.
-fn checked(store: &Store, id: BackupId, json: &[u8]) -> Result<Manifest, String> {
-    let manifest = Manifest::parse(json).map_err(|error| chain(&error))?;
+fn checked(store: &Store, id: BackupId, json: &[u8]) -> Result<Manifest, Unfit> {
+    let manifest = Manifest::parse(json).map_err(|error| match error {
+        ManifestError::NotRestorable => Unfit::NotRestorable,
+        error => Unfit::Problem(chain(&error)),
+    })?;
     if manifest.timestamp != id {
-        return Err(format!("it says that it is {}", manifest.timestamp));
+        return Err(Unfit::Problem(format!("it says that it is {}", manifest.timestamp)));
     }
     let dump = store.key(&ObjectKey::Dump(id));
     match manifest.artifacts.get("dump") {
-        Some(artifact) if artifact.key != dump => Err(format!("its dump is not at {dump}")),
+        Some(artifact) if artifact.key != dump => Err(Unfit::Problem(format!("its dump is not at {dump}"))),
         _ => Ok(manifest),
     }
 }
@@ -251,7 +268,9 @@ impl<'a> Newest<'a> {
             let Some((json, _)) = self.store.get_present(&key).await? else { continue };
             match checked(self.store, id, &json) {
                 Ok(manifest) => return Ok(Some(manifest)),
-                Err(problem) => self.warn(format!("{key} is passed over: {problem}")),
+                // Nothing is wrong with it: it is just no backup for this.
+                Err(Unfit::NotRestorable) => {}
+                Err(Unfit::Problem(problem)) => self.warn(format!("{key} is passed over: {problem}")),
             }
         }
     }

@@ -256,4 +256,5 @@ pub(super) struct State {
     pub missing_roles: BTreeSet<String>,
     pub disabled_keys: BTreeSet<String>,
     pub target: Option<ExportTarget>,
+    pub turn: std::sync::Arc<tokio::sync::Mutex<()>>,
 }

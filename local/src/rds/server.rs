@@ -147,6 +147,9 @@ async fn answer(
     body: String,
 ) -> (StatusCode, [(&'static str, &'static str); 1], String) {
     const XML: [(&str, &str); 1] = [("content-type", "text/xml")];
+    // One at a time: nobody is told of an export that is complete before its files are there.
+    let turn = Arc::clone(&locked(&state).turn);
+    let _turn = turn.lock().await;
     let parameters = query::fields(&body);
     let action = parameters.get("Action").cloned().unwrap_or_default();
     let (result, finished) = {

@@ -173,13 +173,16 @@ pub enum ManifestError {
     Malformed(#[source] serde_json::Error),
     #[error("manifest version {found} is not one this release reads ({MANIFEST_VERSION})")]
     UnknownVersion { found: String },
+    #[error("it is of an artifact that cannot be restored")]
+    NotRestorable,
 }
 
 impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// [`ManifestError::UnknownVersion`] for any other `manifest_version`, before anything else is looked at.
+    /// [`ManifestError::UnknownVersion`] for any other `manifest_version`, before anything else is looked at;
+    /// [`ManifestError::NotRestorable`] for what says so of itself.
     pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
         let value: Value = serde_json::from_slice(json).map_err(ManifestError::Malformed)?;
         match value.get("manifest_version") {
@@ -189,6 +192,10 @@ impl Manifest {
                     found: other.map_or_else(|| "(none)".to_owned(), Value::to_string),
                 });
             }
+        }
+        // Of an RDS export, say: whatever else it holds, it is no backup that somebody looks for to restore.
+        if value.get("restorable") == Some(&Value::Bool(false)) {
+            return Err(ManifestError::NotRestorable);
         }
         serde_json::from_value(value).map_err(ManifestError::Malformed)
     }

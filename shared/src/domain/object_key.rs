@@ -89,6 +89,10 @@ pub enum ObjectKey {
     RetentionLease,
     /// What one retention run tells the next.
     RetentionState,
+    /// The folder of Parquet files that RDS makes of a snapshot.
+    RdsExport(BackupId),
+    /// How far the export of an RDS snapshot is.
+    RdsExportRun(BackupId),
     /// The record of one restore request, whatever became of it.
     RestoreRecord { date: Date, request_id: String },
     /// The lease under which one restore at a time works on one target.
@@ -108,6 +112,8 @@ impl ObjectKey {
         match self {
             Self::Dump(id) => format!("{root}postgres-exports/dumps/{}/{id}.dump", id.date()),
             Self::Manifest(id) => format!("{root}postgres-exports/metadata/{}/{id}.json", id.date()),
+            Self::RdsExport(id) => format!("{}/export-{id}/", Self::rds_exports_of(*id, prefix)),
+            Self::RdsExportRun(id) => format!("{root}runs/rds-exports/{id}.json"),
             Self::Claim(id) => format!("{root}runs/ids/{id}.json"),
             Self::Event(digest) => format!("{root}runs/events/{digest}.json"),
             Self::Lease { environment, database } => {
@@ -130,6 +136,11 @@ impl ObjectKey {
             Self::RetentionLease => format!("{root}runs/retention/lease.json"),
             Self::RetentionState => format!("{root}runs/retention/state.json"),
         }
+    }
+
+    /// What RDS is given as the prefix: it adds the task's identifier. Without a slash at its end.
+    pub fn rds_exports_of(backup_id: BackupId, prefix: &KeyPrefix) -> String {
+        format!("{}postgres-exports/rds-exports/{}", prefix.as_str(), backup_id.date())
     }
 
     /// The folder that holds a backup's pins.
@@ -181,6 +192,12 @@ mod tests {
                 &production,
                 "production/postgres-exports/metadata/2025-06-21/20250621-143000.json",
             ),
+            (
+                ObjectKey::RdsExport(id),
+                &production,
+                "production/postgres-exports/rds-exports/2025-06-21/export-20250621-143000/",
+            ),
+            (ObjectKey::RdsExportRun(id), &none, "runs/rds-exports/20250621-143000.json"),
             (ObjectKey::Claim(id), &none, "runs/ids/20250621-143000.json"),
             (ObjectKey::Event("0a1b".into()), &none, "runs/events/0a1b.json"),
             (pin, &production, "production/pins/20250621-143000/%2E%2E%2Fr.json"),

@@ -4,3 +4,4 @@ pub mod clearance;
 pub mod export;
 pub mod rebuild;
 pub mod retention;
+pub mod snapshot_export;

@@ -27,4 +27,5 @@ mod scene;
 mod schema;
 mod selection;
 mod smoke;
+mod snapshot_export;
 mod store_faults;

@@ -112,6 +112,8 @@ struct DocumentExpiry {
 struct DocumentTable {
     schema: String,
     name: String,
+    /// RDS counts none of what it exports.
+    #[serde(default)]
     rows: u64,
     bytes: u64,
 }

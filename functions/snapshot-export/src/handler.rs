@@ -1,0 +1,233 @@
+//! One invocation: understand, begin what is asked for, go on with it as far as it goes, report.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use holdfast_shared::config::SnapshotExportConfig;
+use holdfast_shared::domain::rds::{ServerId, SnapshotArn};
+use holdfast_shared::fault::Fault;
+use holdfast_shared::notify::Notifier;
+use holdfast_shared::plan::snapshot_export::{Rules, is_ours};
+use holdfast_shared::rds::Rds;
+use holdfast_shared::store::Store;
+use holdfast_shared::telemetry::{Unit, emit_metrics};
+use jiff::Timestamp;
+use lambda_runtime::LambdaEvent;
+use serde_json::{Value, json};
+use tracing::Instrument;
+
+use crate::advance::answer;
+use crate::begin::Begun;
+use crate::request::{Asked, Customs, Request, understand};
+use crate::runs::{self, Tracked};
+
+/// A run may take so long: the rounds in which RDS throttles, and a report of thousands of tables.
+const RUN_TIME: Duration = Duration::from_secs(30);
+
+pub struct Function {
+    pub config: SnapshotExportConfig,
+    pub store: Store,
+    pub notifier: Notifier,
+    pub rds: Rds,
+}
+
+pub struct Invocation {
+    pub request_id: String,
+    /// The function's own account and region, which is where its snapshots are.
+    account: String,
+    region: String,
+    give_up_at: Instant,
+}
+
+impl Function {
+    /// # Errors
+    /// [`Fault`]: every failure is one; it is logged, counted and notified here, once.
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Fault> {
+        let remaining = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+        let function: Vec<&str> = event.context.invoked_function_arn.split(':').collect();
+        let part = |index: usize| function.get(index).copied().unwrap_or_default().to_owned();
+        let invocation = Invocation {
+            request_id: event.context.request_id.clone(),
+            account: part(4),
+            region: part(3),
+            give_up_at: Instant::now() + remaining.saturating_sub(RUN_TIME),
+        };
+        let span = tracing::error_span!("snapshot_export", request_id = invocation.request_id);
+        let handled = async {
+            let customs = Customs { export_on: self.config.export_on, scheduled: self.config.scheduled_snapshot };
+            let result = match understand(&event.payload, &invocation.request_id, Timestamp::now(), customs) {
+                Ok(request) => Box::pin(self.respond(request, &invocation)).await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = &result {
+                self.report_failure(fault).await;
+            }
+            result
+        };
+        handled.instrument(span).await
+    }
+
+    async fn respond(&self, request: Request, invocation: &Invocation) -> Result<Value, Fault> {
+        match request {
+            Request::Snapshot { wanted, asked } => {
+                let begun = self.begin_snapshot(&wanted, &asked, invocation).await?;
+                self.go_on(begun, invocation).await
+            }
+            Request::Newest { asked } => {
+                self.each(&self.config.sources, async |server| self.newest(server, &asked, invocation).await).await
+            }
+            Request::Take { server, asked } => {
+                let servers = server.map_or_else(|| self.config.sources.clone(), |server| vec![server]);
+                self.each(&servers, async |server| self.take(server, &asked, invocation).await).await
+            }
+            Request::Task { snapshot, table_failure } => self.task_event(&snapshot, table_failure, invocation).await,
+            Request::Poll => self.poll(invocation).await,
+            Request::Nothing { reason } => Ok(ignored(&reason)),
+        }
+    }
+
+    async fn newest(&self, server: &ServerId, asked: &Asked, invocation: &Invocation) -> Result<Value, Fault> {
+        let begun = self.begin_newest(server, asked, invocation).await?;
+        self.go_on(begun, invocation).await
+    }
+
+    async fn take(&self, server: &ServerId, asked: &Asked, invocation: &Invocation) -> Result<Value, Fault> {
+        let begun = self.begin_take(server, asked, invocation).await?;
+        self.go_on(begun, invocation).await
+    }
+
+    async fn go_on(&self, begun: Begun, invocation: &Invocation) -> Result<Value, Fault> {
+        match begun {
+            Begun::Run(tracked) => self.advance(*tracked, invocation).await,
+            Begun::Before(tracked) => {
+                let mut answer = answer(&tracked);
+                answer["state"] = answer["status"].take();
+                answer["status"] = json!("duplicate");
+                Ok(answer)
+            }
+            Begun::NotOurs(reason) => Ok(ignored(&reason)),
+        }
+    }
+
+    /// The same for several: what can be done is done, and then what failed is told.
+    async fn each(
+        &self,
+        servers: &[ServerId],
+        work: impl AsyncFn(&ServerId) -> Result<Value, Fault>,
+    ) -> Result<Value, Fault> {
+        let (mut answers, mut faults) = (Vec::new(), Vec::new());
+        for server in servers {
+            match work(server).await {
+                Ok(answer) => answers.push(answer),
+                Err(fault) => faults.push(fault.with_context(&server.to_string())),
+            }
+        }
+        all_or_what_failed(faults, servers.len())?;
+        Ok(match answers.pop() {
+            Some(only) if answers.is_empty() => only,
+            last => {
+                answers.extend(last);
+                json!({"status": "several", "exports": answers})
+            }
+        })
+    }
+
+    async fn task_event(
+        &self,
+        snapshot: &SnapshotArn,
+        table_failure: Option<String>,
+        invocation: &Invocation,
+    ) -> Result<Value, Fault> {
+        is_ours(snapshot, &self.rules(invocation, ""))?;
+        let open = runs::open(&self.store, Timestamp::now()).await?;
+        let about_it =
+            |tracked: &Tracked| tracked.run.snapshot_id == snapshot.id() && tracked.run.server.kind == snapshot.kind();
+        let Some(mut tracked) = open.into_iter().find(about_it) else {
+            return Ok(ignored(&format!("no open export is of snapshot {}", snapshot.id())));
+        };
+        if let Some(failure) = table_failure {
+            tracing::warn!(failure, backup_id = %tracked.run.backup_id, "a table could not be exported");
+            while !tracked.run.table_failures.contains(&failure) {
+                tracked.run.table_failures.push(failure.clone());
+                tracked.save(&self.store, &invocation.request_id).await?;
+            }
+        }
+        self.advance(tracked, invocation).await
+    }
+
+    async fn poll(&self, invocation: &Invocation) -> Result<Value, Fault> {
+        let open = runs::open(&self.store, Timestamp::now()).await?;
+        let (looked_at, mut answers, mut faults) = (open.len(), Vec::new(), Vec::new());
+        for tracked in open {
+            if Instant::now() > invocation.give_up_at {
+                tracing::info!(backup_id = %tracked.run.backup_id, "left to the next poll for lack of time");
+                continue;
+            }
+            match self.advance(tracked, invocation).await {
+                Ok(answer) => answers.push(answer),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let still = answers.iter().filter(|answer| answer["status"] != "complete").count();
+        emit_metrics(
+            &[("Environment", self.config.environment.as_str())],
+            &[("SnapshotExportOpen", Unit::Count, still as f64)],
+            &[],
+        );
+        all_or_what_failed(faults, looked_at)?;
+        Ok(json!({"status": "polled", "exports": answers}))
+    }
+
+    pub fn rules<'a>(&'a self, invocation: &'a Invocation, prefix: &'a str) -> Rules<'a> {
+        Rules {
+            sources: &self.config.sources,
+            account: &invocation.account,
+            region: &invocation.region,
+            require_encrypted: self.config.require_encrypted,
+            starting_limit: self.config.starting_limit,
+            wait_limit: self.config.wait_limit,
+            bucket: &self.config.store.bucket,
+            prefix,
+        }
+    }
+
+    /// Something that somebody should look at, though nothing has failed.
+    pub async fn warn(&self, subject: &str, message: &str) {
+        tracing::warn!(message, "{subject}");
+        emit_metrics(
+            &[("Environment", self.config.environment.as_str())],
+            &[("SnapshotExportWarnings", Unit::Count, 1.0)],
+            &[],
+        );
+        let subject = format!("{} {}: {subject}", self.config.app_name, self.config.environment);
+        self.notifier.failure(&subject, message).await;
+    }
+
+    async fn report_failure(&self, fault: &Fault) {
+        tracing::error!(code = fault.code, error = %fault, "the snapshot export failed");
+        let environment = &self.config.environment;
+        emit_metrics(
+            &[("Environment", environment.as_str())],
+            &[("SnapshotExportFailed", Unit::Count, 1.0)],
+            &[("code", json!(fault.code))],
+        );
+        let subject = format!("{} {environment}: snapshot export failed ({})", self.config.app_name, fault.code);
+        self.notifier.failure(&subject, &fault.to_string()).await;
+    }
+}
+
+fn ignored(reason: &str) -> Value {
+    tracing::info!(reason, "nothing to do");
+    json!({"status": "ignored", "reason": reason})
+}
+
+fn all_or_what_failed(mut faults: Vec<Fault>, of: usize) -> Result<(), Fault> {
+    match faults.len() {
+        0 => Ok(()),
+        1 => Err(faults.remove(0)),
+        count => {
+            let told: Vec<String> = faults.iter().map(|fault| format!("{} ({})", fault.message, fault.code)).collect();
+            let message = format!("{count} of {of} exports failed: {}", told.join("; "));
+            Err(Fault::new("snapshot-exports-failed", message).hint("the others were gone on with"))
+        }
+    }
+}
