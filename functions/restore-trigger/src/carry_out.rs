@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use restore_trigger::engine::Engine;
 use serde_json::{Value, json};
 
+use crate::last_time;
 use crate::pins::HeldPin;
 
 /// What dropping an unfinished database may take, of the time before the future is dropped.
@@ -69,12 +70,14 @@ pub async fn carry_out(context: Context<'_>, clearance: Clearance) -> Result<End
         maintenance_work_mem_mb: MAINTENANCE_WORK_MEM_MB,
         deadline: context.give_up_at.checked_sub(CLEANING_UP).unwrap_or(context.give_up_at),
     };
-    let drilled = match (clearance.restore(), clearance.source().manifest()) {
-        (Restore::Verify { .. }, Some(manifest)) => Some(manifest.source.database.clone()),
-        _ => None,
-    };
+    let mode = clearance.restore().mode();
+    let whole = clearance.source().manifest().filter(|_| last_time::is_whole(clearance.restore())).cloned();
+    let is_drill = matches!(clearance.restore(), Restore::Verify { .. });
     let receipt = engine.carry_out(clearance).await?;
-    if let Some(database) = drilled {
+    if let Some(manifest) = &whole {
+        last_time::remember(context.store, &context.config.environment, mode, manifest, &receipt).await;
+    }
+    if let Some(database) = whole.filter(|_| is_drill).map(|manifest| manifest.source.database) {
         emit_metrics(
             &[("Environment", context.config.environment.as_str()), ("Database", &database)],
             &[

@@ -5,6 +5,7 @@ mod carry_out;
 mod failure;
 mod guard;
 mod handler;
+mod last_time;
 mod lockout;
 mod passkey;
 mod pins;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::audit::Problem;
 use crate::guard::{Guard, refusal_fault, restore_of};
+use crate::last_time::{self, LastTime};
 use crate::request::RestoreRequest;
 use crate::thaw::in_words;
 
@@ -66,8 +67,18 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
         _ => true,
     });
     faults.extend(refusals.iter().map(refusal_fault));
+    let last = match source.as_ref().and_then(Source::manifest) {
+        Some(manifest) => {
+            kept(last_time::of(guard.store, &guard.config.environment, manifest).await, &mut faults).flatten()
+        }
+        None => None,
+    };
     let problems: Vec<Problem> = faults.iter().map(Problem::from).collect();
     let mut answer = answer(request, &facts, source.as_ref(), &problems, warnings);
+    if let Some(manifest) = source.as_ref().and_then(Source::manifest) {
+        answer["last_time"] = json!(last);
+        answer["estimate"] = estimate(manifest, last.as_ref());
+    }
     if let (Some(stored), Some(archive)) = (&stored, archived) {
         answer["archived"] = thaw(request, stored, archive);
         if let Some(steps) = answer["steps"].as_array_mut() {
@@ -115,7 +126,8 @@ fn answer(
             "found": facts.safety_backup.as_ref().map(|backup| json!({"id": backup.id, "completed": backup.completed})),
             "would_be_taken": request.take_safety_backup,
         })),
-        "estimate": manifest.map(estimate),
+        "last_time": null,
+        "estimate": null,
         "warnings": warnings,
     })
 }
@@ -170,12 +182,24 @@ fn notices(manifest: &Manifest, facts: &Facts) -> Vec<String> {
     notices
 }
 
-fn estimate(manifest: &Manifest) -> Value {
+/// How long loading and proving may take, and what says so.
+fn estimate(manifest: &Manifest, last: Option<&LastTime>) -> Value {
+    let export_seconds = manifest.durations_seconds.total;
+    if let Some(last) = last {
+        return json!({
+            "seconds": last.scaled_to(manifest.bytes()).ceil(),
+            "basis": format!(
+                "mode {} of {} took {:.1} s for {} bytes of row text at {}, and this backup has {}",
+                last.mode, last.backup_id, last.seconds.total, last.bytes, last.at, manifest.bytes()
+            ),
+            "export_seconds": export_seconds,
+        });
+    }
     let data = manifest.durations_seconds.data;
     json!({
         "seconds": (data * (LOAD_FACTOR + PROOF_FACTOR)).ceil(),
-        "basis": format!("the export read the rows in {data:.1} s; loading is taken as {LOAD_FACTOR} times that, the proof as {PROOF_FACTOR} times"),
-        "export_seconds": manifest.durations_seconds.total,
+        "basis": format!("nothing of this database was restored here before; the export read the rows in {data:.1} s; loading is taken as {LOAD_FACTOR} times that, the proof as {PROOF_FACTOR} times"),
+        "export_seconds": export_seconds,
     })
 }
 

@@ -97,6 +97,8 @@ pub enum ObjectKey {
     RestoreRecord { date: Date, request_id: String },
     /// The lease under which one restore at a time works on one target.
     RestoreLease { environment: Environment, target: String },
+    /// How long the last whole restore of a database took, in an environment.
+    RestoreTimings { environment: Environment, database: String },
     /// Says that a restore waits; empty once it waits no longer.
     RestoreWaiting { environment: Environment, request_id: String },
     /// Failed passkeys of an environment's restores.
@@ -124,6 +126,9 @@ impl ObjectKey {
             }
             Self::RestoreLease { environment, target } => {
                 format!("{root}restores/leases/{environment}/{}.json", encode_segment(target))
+            }
+            Self::RestoreTimings { environment, database } => {
+                format!("{root}restores/timings/{environment}/{}.json", encode_segment(database))
             }
             Self::RestoreWaiting { environment, request_id } => {
                 format!("{}{}.json", Self::waiting_of(environment, prefix), encode_segment(request_id))
@@ -218,6 +223,11 @@ mod tests {
                 ObjectKey::RestoreLease { environment: "staging".parse().unwrap(), target: "shop".into() },
                 &none,
                 "restores/leases/staging/shop.json",
+            ),
+            (
+                ObjectKey::RestoreTimings { environment: "staging".parse().unwrap(), database: "a.b".into() },
+                &none,
+                "restores/timings/staging/a%2Eb.json",
             ),
             (
                 ObjectKey::Lockout { environment: "staging".parse().unwrap() },

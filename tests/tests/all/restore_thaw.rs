@@ -214,7 +214,15 @@ async fn what_is_gone_on_with_is_looked_at_again() {
     let released = edited(guarded.json(lease).await, |lease| lease["state"] = json!("released"));
     guarded.put(lease, released.to_string()).await;
     assert_eq!(guarded.ask(thawed(BUCKET, &key)).await.payload["resumed"][0]["request_id"], json!("down"));
-    guarded.ended("down", "succeeded").await;
+    let receipt = guarded.ended("down", "succeeded").await;
+
+    // The next plan says how long it took.
+    let plan = guarded.plan(json!({"mode": "plan", "backup": &id})).await;
+    let total = receipt["outcome"]["seconds"]["total"].as_f64().unwrap();
+    let last = &plan["last_time"];
+    assert_eq!((&last["mode"], &last["backup_id"], &last["rows"]), (&json!("new_database"), &json!(id), &json!(2500)));
+    assert_eq!(last["seconds"], receipt["outcome"]["seconds"]);
+    assert_eq!(plan["estimate"]["seconds"], json!(total.ceil()), "{:#}", plan["estimate"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

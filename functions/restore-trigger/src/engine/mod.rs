@@ -30,7 +30,7 @@ use holdfast_shared::postgres::session::{copy_fault, query_fault, session_settin
 use holdfast_shared::store::Store;
 use holdfast_shared::store::read::ArchiveSource;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::engine::definitions::Loading;
@@ -110,7 +110,7 @@ pub struct Receipt {
     pub notes: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
     /// Until all that comes before data is there.
     pub before: f64,
