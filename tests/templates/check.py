@@ -23,7 +23,7 @@ from pathlib import Path
 import expressions
 import rules
 from lifecycle import DOCUMENTED_POLICY
-from model import ROOT, Finding, Project
+from model import ROOT, Finding, Project, branches
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -318,6 +318,9 @@ SEEDS = [
     Seed("retention may list everything", "right-prefix", _list_everything),
     Seed("deleting for good is not denied", "right-deny", _deny_gone),
     Seed("restores write into every environment", "right-prefix", _grant_prefix("RestoreTriggerRole", "WritePinsRecordsAndDrillResults", "${AnyPrefix}restores/")),
+    Seed("RDS's role handed to anybody", "right-pass-role", lambda p: next(s for s in _rights(p, "SnapshotExportRole") if s.get("Sid") == "HandRdsTheRoleItWritesWith").pop("Condition")),
+    Seed("a grant for anybody", "right-kms", lambda p: next(s for s in _rights(p, "SnapshotExportRole") if s.get("Sid") == "LetRdsUseTheKey").pop("Condition")),
+    Seed("snapshots of others deleted", "right-snapshots", lambda p: next(b for s in _rights(p, "RetentionRole") for b in branches(s) if b.get("Sid") == "DeleteItsOwnSnapshots")["Resource"].append({"Fn::Sub": "arn:x:snapshot:*"})),
     Seed("a policy longer than IAM takes", "policy-size", _long_policy),
     Seed("two functions share a role", "role", lambda p: _retention(p).update(Role={"Ref": "ScheduledExportRoleArn"})),
     Seed("a schedule whose function it may not start", "scheduler-targets", _unscheduled_role),

@@ -42,7 +42,8 @@ def _figures(project, figures):
     defaults = {name: parameter.get("Default") for name, parameter in project.templates["template.yaml"]["Parameters"].items()}
     for what, taken, real in (
         ("alarms", figures.alarms, alarms),
-        ("metrics", figures.metrics, sum(map(len, project.metrics.values()))),
+        # Exports of RDS snapshots are an option.
+        ("metrics", figures.metrics, sum(len(sets) for name, sets in project.metrics.items() if not name.startswith("SnapshotExport"))),
         ("memory", figures.memory_mb, defaults["MemorySize"]),
         ("days until STANDARD_IA", figures.infrequent_access_days, defaults["RawInfrequentAccessDays"]),
         ("days until GLACIER", figures.archive_days, defaults["RawArchiveDays"]),

@@ -103,6 +103,8 @@ class Project:
     def resolve(self, path: str, value):
         """(path, logical id) of the resource a Ref or GetAtt comes from in the end, through parameters and outputs."""
         template = self.templates[path]
+        if isinstance(value, dict) and set(value) == {"Fn::If"}:
+            return next((found for side in branches(value) if (found := self.resolve(path, side))), None)
         if isinstance(value, dict) and "Ref" in value:
             name = value["Ref"]
             if name in template.get("Resources", {}):

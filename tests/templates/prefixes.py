@@ -18,6 +18,7 @@ PREFIXES = {
     "pins/": ("kept", True),
     "runs/leases/": ("kept", True),
     "runs/retention/": ("kept", False),
+    "runs/rds-exports/": ("kept", False),
     "runs/ids/": ("claims", False),
     "runs/events/": ("claims", False),
 }

@@ -26,11 +26,38 @@ OBJECTS = json.loads((Path(__file__).resolve().parents[1] / "rights.json").read_
 
 _EVERYWHERE = {"kms:GenerateDataKey", "kms:Decrypt", "secretsmanager:GetSecretValue", "sns:Publish"}
 
+_FIND_SNAPSHOTS = {"rds:DescribeDBSnapshots", "rds:DescribeDBClusterSnapshots"}
+_PRUNING = _FIND_SNAPSHOTS | {"rds:DeleteDBSnapshot", "rds:DeleteDBClusterSnapshot"}
+_RDS_RESTORES = _FIND_SNAPSHOTS | {
+    "rds:DescribeDBInstances",
+    "rds:DescribeDBClusters",
+    "rds:RestoreDBInstanceFromDBSnapshot",
+    "rds:RestoreDBInstanceToPointInTime",
+    "rds:RestoreDBClusterFromSnapshot",
+    "rds:RestoreDBClusterToPointInTime",
+    "rds:CreateDBInstance",
+    "rds:AddTagsToResource",
+}
+
 # By function, what it may do beside S3.
 RIGHTS = {
     "scheduled-export": _EVERYWHERE | {"rds-db:connect"},
-    "retention": _EVERYWHERE | {"rds-db:connect"},
-    "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction"},
+    "retention": _EVERYWHERE | {"rds-db:connect"} | _PRUNING,
+    "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction"} | _RDS_RESTORES,
+    # Aurora's snapshots have calls of their own; the bucket's objects under the export's key are read with kms:Decrypt.
+    "snapshot-export": _EVERYWHERE
+    | {
+        "rds:StartExportTask",
+        "rds:DescribeExportTasks",
+        "rds:DescribeDBSnapshots",
+        "rds:DescribeDBClusterSnapshots",
+        "rds:CreateDBSnapshot",
+        "rds:CreateDBClusterSnapshot",
+        "rds:AddTagsToResource",
+        "iam:PassRole",
+        "kms:CreateGrant",
+        "kms:DescribeKey",
+    },
 }
 
 # What every function's role denies, whoever adds what to it.
@@ -39,6 +66,7 @@ DENIED = {"s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"}
 # Roles that no function has.
 OTHER_ROLES = {
     "SchedulerRole": {"lambda:InvokeFunction", "sqs:SendMessage"},
+    "RdsExportWriterRole": {"s3:PutObject*", "s3:GetObject*", "s3:DeleteObject*", "s3:ListBucket", "s3:GetBucketLocation"},
     "ReadersRole": {
         "s3:ListBucket",
         "s3:ListBucketVersions",

@@ -225,10 +225,10 @@ def object_rights(statement):
     for action in s3:
         if action.startswith("s3:ListBucket"):
             places = resource_texts(statement.get("Condition", {}).get("StringLike", {}).get("s3:prefix", "*"))
-            if resource_texts(statement.get("Resource")) != ["arn:${AWS::Partition}:s3:::${BucketName}"]:
+            if resource_texts(statement.get("Resource")) not in (["arn:${AWS::Partition}:s3:::${BucketName}"], ["arn:${AWS::Partition}:s3:::${RdsExportsBucketName}"]):
                 places = [statement.get("Resource")]
         else:
-            places = [re.sub(r"^arn:\$\{AWS::Partition\}:s3:::\$\{BucketName\}/", "", str(r)) for r in resource_texts(statement.get("Resource"))]
+            places = [re.sub(r"^arn:\$\{AWS::Partition\}:s3:::\$\{(?:RdsExports)?BucketName\}/", "", str(r)) for r in resource_texts(statement.get("Resource"))]
         for place in map(str, places):
             known = re.fullmatch(r"\$\{(Key|Any)Prefix\}(.+/)\*", place)
             found.add((action, ("{own}" if known[1] == "Key" else "{any}") + known[2] if known else place))
@@ -251,11 +251,20 @@ def rendered(value):
 def _statement(where, statement):
     granted = actions(statement.get("Action"))
     resources = resource_texts(statement.get("Resource"))
+    conditions = {key for operator in statement.get("Condition", {}).values() for key in operator}
+    if any(action.startswith("rds:Delete") for action in granted):
+        for resource in resources:
+            if not str(resource).endswith("snapshot:${SnapshotNamePrefix}*"):
+                yield Finding("right-snapshots", where, f"may delete {resource}, which Holdfast has not taken")
+    if any(action == "iam:PassRole" for action in granted) and "iam:PassedToService" not in conditions:
+        yield Finding("right-pass-role", where, "hands its role to any service: iam:PassedToService is missing")
     if "*" in resources and granted - WITHOUT_RESOURCE:
         yield Finding("right-resource", where, f"{', '.join(sorted(granted - WITHOUT_RESOURCE))} on every resource")
-    conditions = {key for operator in statement.get("Condition", {}).values() for key in operator}
-    if any(action.startswith("kms:") for action in granted) and "kms:ViaService" not in conditions:
-        yield Finding("right-kms", where, "kms actions without kms:ViaService")
+    # A grant's condition is that it is for a service; looking at a key takes none.
+    keys = {action for action in granted if action.startswith("kms:")} - {"kms:DescribeKey"}
+    wanted = "kms:GrantIsForAWSResource" if keys == {"kms:CreateGrant"} else "kms:ViaService"
+    if keys and wanted not in conditions:
+        yield Finding("right-kms", where, f"kms actions without {wanted}")
 
 
 @rule

@@ -17,16 +17,8 @@ const ROLE: &str = "arn:aws:iam::123456789012:role/holdfast-rds-export";
 const KMS_KEY: &str = "arn:aws:kms:us-east-1:123456789012:key/export";
 const AUTOMATED: &str = "rds:shop-2025-06-21-02-00";
 
-/// What docs/snapshot-export.md gives the role in S3, and no more.
 fn rights() -> Permissions {
-    let mut allow: Vec<(String, String)> = Vec::new();
-    let mut on = |action: &str, prefixes: &[&str]| {
-        allow.extend(prefixes.iter().map(|prefix| (format!("s3:{action}"), (*prefix).to_owned())));
-    };
-    on("ListBucket", &["runs/rds-exports/", "postgres-exports/rds-exports/"]);
-    on("GetObject", &["runs/", "postgres-exports/metadata/", "postgres-exports/rds-exports/"]);
-    on("PutObject", &["runs/", "postgres-exports/metadata/"]);
-    Permissions { allow }
+    crate::bed::rights(SNAPSHOT_EXPORT, &[""], &[])
 }
 
 struct Rig {
