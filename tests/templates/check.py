@@ -75,13 +75,13 @@ def transformed(template):
         raise ValueError("; ".join(cause.message for cause in error.causes)) from None
 
 
-def lint_transformed(project):
+def on_transformed(project, judge):
+    """What `judge(names, directory)` finds in the files that SAM's transform makes of the templates that want it."""
     with tempfile.TemporaryDirectory() as directory:
-        paths = []
+        names = []
         for path, template in project.templates.items():
             if "Transform" not in template:
                 continue
-            target = Path(directory) / f"{path.replace('/', '-').removesuffix('.yaml')}.json"
             try:
                 plain = transformed(template)
             except ValueError as error:
@@ -90,9 +90,13 @@ def lint_transformed(project):
                 nested = resource.get("Properties", {}).get("TemplateURL", "")
                 if nested.startswith("infra/"):  # nested templates are linted as they are written
                     resource["Properties"]["TemplateURL"] = "https://s3.amazonaws.com/bucket/nested.yaml"
-            target.write_text(json.dumps(plain, indent=1))
-            paths.append(target.name)
-        return cfn_lint(paths, directory)
+            names.append(f"{path.replace('/', '-').removesuffix('.yaml')}.json")
+            (Path(directory) / names[-1]).write_text(json.dumps(plain, indent=1))
+        return judge(names, directory)
+
+
+def lint_transformed(project):
+    return on_transformed(project, cfn_lint)
 
 
 def lint_raw(directory):
@@ -116,9 +120,12 @@ def checkov(directory):
     ]
 
 
-def sam_validate(directory):
-    code, output = command(str(BIN / "sam"), "validate", "--lint", "--template", ROOT, cwd=directory)
-    return [] if code == 0 else [Finding("sam-validate", ROOT, output.strip())]
+def sam_validate(names, directory):
+    findings = []
+    for name in names:
+        code, output = command(str(BIN / "sam"), "validate", "--lint", "--template", name, cwd=directory)
+        findings += [] if code == 0 else [Finding("sam-validate", name, output.strip())]
+    return findings
 
 
 def shellcheck(directory):
@@ -321,6 +328,7 @@ SEEDS = [
     Seed("RDS's role handed to anybody", "right-pass-role", lambda p: next(s for s in _rights(p, "SnapshotExportRole") if s.get("Sid") == "HandRdsTheRoleItWritesWith").pop("Condition")),
     Seed("a grant for anybody", "right-kms", lambda p: next(s for s in _rights(p, "SnapshotExportRole") if s.get("Sid") == "LetRdsUseTheKey").pop("Condition")),
     Seed("snapshots of others deleted", "right-snapshots", lambda p: next(b for s in _rights(p, "RetentionRole") for b in branches(s) if b.get("Sid") == "DeleteItsOwnSnapshots")["Resource"].append({"Fn::Sub": "arn:x:snapshot:*"})),
+    Seed("anybody may read the backups", "trust", lambda p: _properties(p, ROLES, "ReadersRole")["AssumeRolePolicyDocument"]["Statement"][0].update(Principal={"AWS": "*"})),
     Seed("a policy longer than IAM takes", "policy-size", _long_policy),
     Seed("two functions share a role", "role", lambda p: _retention(p).update(Role={"Ref": "ScheduledExportRoleArn"})),
     Seed("a schedule whose function it may not start", "scheduler-targets", _unscheduled_role),
@@ -532,7 +540,8 @@ def linters(tally, project):
     jobs = [
         ("cfn-lint on the templates as written", lambda: lint_raw(REPOSITORY)),
         ("cfn-lint on the transformed templates", lambda: lint_transformed(project)),
-        ("sam validate --lint", lambda: sam_validate(REPOSITORY)),
+        ("sam validate on the templates as written", lambda: sam_validate([p for p, t in project.templates.items() if "Transform" in t], REPOSITORY)),
+        ("sam validate on the transformed templates", lambda: on_transformed(project, sam_validate)),
         ("checkov", lambda: checkov(REPOSITORY)),
         ("shellcheck on every script", lambda: shellcheck(REPOSITORY)),
         ("sam build makes every function and the layer", sam_build),
