@@ -10,7 +10,7 @@ help:
 	@echo "make demo           export a sample database, restore it with pg_restore, compare; undo a mistake"
 	@echo "make up             leave the local stack running (ARGS='--database-url postgres://…')"
 	@echo "make test           format, lints, unit, integration and template tests"
-	@echo "make bench          side by side with pg_dump (ARGS='export --scale 1')"
+	@echo "make bench          side by side with pg_dump and pg_restore (ARGS='restore --scale 1')"
 	@echo "make layer          the pg-client layer (PG_MAJOR=$(PG_MAJOR) ARCH=$(ARCH))"
 
 setup:
@@ -44,7 +44,7 @@ template-test: setup-tests
 	.venv/bin/python tests/templates/check.py
 
 bench: setup-tests
-	cargo build --release -p scheduled-export -p local -p holdfast-benches
+	cargo build --release -p scheduled-export -p restore-trigger -p local -p holdfast-benches
 	target/release/holdfast-benches $(or $(ARGS),export)
 
 layer:

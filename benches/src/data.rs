@@ -30,6 +30,9 @@ pub const DROP_FUNCTIONS: &str = "DROP SCHEMA making CASCADE";
 /// Half of all rows; each of the two groups is made by one session.
 pub const MIXED: &[&[TableData]] = &[&[MEASUREMENTS, LEDGER], &[EVENTS, ACCOUNTS]];
 
+/// The table with half of all rows alone.
+pub const HALF: &[&[TableData]] = &[&[MEASUREMENTS]];
+
 pub const GIANT: &[&[TableData]] = &[&[DOCUMENTS]];
 
 /// Numerics and timestamps.
@@ -42,7 +45,7 @@ const MEASUREMENTS: TableData = TableData {
                    (random() * 10000)::numeric(18, 6) AS value, (random() * 100)::numeric(12, 3) AS low,
                    (100 + random() * 100)::numeric(12, 3) AS high, (random() * 4)::smallint AS quality
               FROM generate_series(1, {rows}) i",
-    key: None,
+    key: Some("id"),
 };
 
 /// As `pgbench -i` makes them, with balances as after a run.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use holdfast_local::postgres::{Cluster, ClusterOptions, StopMode};
 
-use crate::data::{DROP_FUNCTIONS, FUNCTIONS, GIANT, MIXED, TableData};
+use crate::data::{DROP_FUNCTIONS, FUNCTIONS, GIANT, HALF, MIXED, TableData};
 use crate::error::BenchError;
 
 /// Defaults but for what lets the tables be made quickly, and for what would disturb a run.
@@ -26,6 +26,8 @@ pub enum Content {
     Mixed(f64),
     /// One table of wide rows.
     Giant(f64),
+    /// Of [`Content::Mixed`] the table with half of all rows.
+    Half(f64),
     /// Twenty tables of a few rows.
     Small,
 }
@@ -35,6 +37,7 @@ impl Content {
         match self {
             Content::Mixed(gigabytes) => format!("mixed_{gigabytes}"),
             Content::Giant(gigabytes) => format!("giant_{gigabytes}"),
+            Content::Half(gigabytes) => format!("half_{gigabytes}"),
             Content::Small => "small".to_owned(),
         }
     }
@@ -43,6 +46,7 @@ impl Content {
         match self {
             Content::Mixed(gigabytes) => (MIXED, gigabytes),
             Content::Giant(gigabytes) => (GIANT, gigabytes),
+            Content::Half(gigabytes) => (HALF, gigabytes),
             Content::Small => (&[], 0.0),
         }
     }

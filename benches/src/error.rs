@@ -45,6 +45,8 @@ pub enum BenchError {
     Program { program: String, status: ExitStatus },
     #[error("the export failed: {answer}")]
     Export { answer: String },
+    #[error("the restore failed: {answer}")]
+    Restore { answer: String },
     #[error("{name} is not in {directory}; `cargo build --release -p {name}` builds it")]
     NotBuilt { name: String, directory: PathBuf },
     #[error("no contestant is called {name}; there are {known}")]

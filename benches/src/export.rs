@@ -105,6 +105,15 @@ pub async fn run(exporter: &Exporter, database_url: &str, settings: &[(&str, &st
     })
 }
 
+/// One export into an S3 server that stays; the receipt.
+pub async fn export_to(exporter: &Exporter, database_url: &str, endpoint: &str) -> Result<Value, BenchError> {
+    let lambda = LambdaServer::start(LambdaOptions::default()).await?;
+    lambda.register(exporter.spec(database_url, endpoint, &[("WORKERS", "2"), ("COMPRESSION", "zstd:1")]));
+    let outcome = invoke(&lambda).await;
+    lambda.stop().await;
+    Ok(outcome?.payload)
+}
+
 /// From one invocation to its first row and to its answer; the start of a cold instance counts.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Start {

@@ -10,6 +10,7 @@ mod export;
 mod measure;
 mod race;
 mod report;
+mod restore;
 mod sink;
 mod targets;
 mod uploader;
@@ -38,6 +39,8 @@ struct Cli {
 enum Role {
     /// Runs the benchmark and prints its tables. Fails only if a contestant failed, whatever the numbers are.
     Export(Export),
+    /// Restores what an export made, and what stock tools make of it, and prints the tables.
+    Restore(Restore),
     /// Uploads standard input to an S3 endpoint.
     #[command(hide = true)]
     PipeToS3 { endpoint: String },
@@ -74,10 +77,36 @@ struct Export {
     json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Restore {
+    /// GB (10^9 bytes) of row text.
+    #[arg(long, default_value_t = 3.3)]
+    scale: f64,
+    /// Runs of each contestant.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Only these, separated by commas: file, pipe, restore, copy, giant-file, giant-restore.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Keep the generated databases here for the next call.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Of the servers.
+    #[arg(long, default_value_t = 17)]
+    major: u16,
+    /// The AWS CLI.
+    #[arg(long, default_value = ".venv/bin/aws")]
+    aws: PathBuf,
+    /// Write the tables to this file as well.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Cli::parse().role {
         Role::Export(options) => Box::pin(run(options)).await,
+        Role::Restore(options) => Box::pin(restore(options)).await,
         Role::PipeToS3 { endpoint } => Box::pin(uploader::upload_standard_input(&endpoint)).await.map(|()| true),
         Role::S3Sink => sink::serve().await.map(|()| true),
     };
@@ -110,6 +139,23 @@ async fn run(options: Export) -> Result<bool, BenchError> {
     if let Some(path) = &options.json {
         let all = json!({"machine": machine, "gigabytes": choice.gigabytes, "results": results});
         std::fs::write(path, format!("{all:#}\n")).map_err(BenchError::io("cannot write the JSON file"))?;
+    }
+    Ok(results.failures.is_empty())
+}
+
+async fn restore(options: Restore) -> Result<bool, BenchError> {
+    let client = client(options.major)?;
+    let exporter = Exporter::find(client.tool("pg_dump"))?;
+    let scratch = options.data.clone().unwrap_or_else(std::env::temp_dir);
+    let choice = restore::Choice { only: options.only, gigabytes: options.scale, runs: options.runs.into() };
+    let arena = restore::Arena { client: &client, exporter: &exporter, aws: options.aws, scratch: &scratch };
+    let server = Server::start(options.major, options.data.as_deref()).await?;
+    let machine = report::machine(&server, &client, choice.gigabytes, choice.runs);
+    let results = restore::race(&choice, &arena, server).await?;
+    let text = restore::render(&machine, &results);
+    print!("{text}");
+    if let Some(path) = &options.markdown {
+        std::fs::write(path, &text).map_err(BenchError::io("cannot write the Markdown file"))?;
     }
     Ok(results.failures.is_empty())
 }

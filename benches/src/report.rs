@@ -88,7 +88,7 @@ fn race_row(entry: &Entry) -> Vec<String> {
     ]
 }
 
-fn target_row(target: &Target) -> Vec<String> {
+pub fn target_row(target: &Target) -> Vec<String> {
     let met = match target.met {
         Some(true) => "yes",
         Some(false) => "NO",
@@ -98,7 +98,7 @@ fn target_row(target: &Target) -> Vec<String> {
 }
 
 /// A Markdown table with its columns aligned.
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
     let widths: Vec<usize> = (0..head.len())

@@ -19,7 +19,7 @@ pub struct Target {
 }
 
 impl Target {
-    fn at_most(against: impl Into<String>, what: &str, limit: f64, value: f64) -> Target {
+    pub fn at_most(against: impl Into<String>, what: &str, limit: f64, value: f64) -> Target {
         Target {
             against: against.into(),
             reach: format!("{what} ≤ {limit:.2} ×"),
@@ -28,7 +28,7 @@ impl Target {
         }
     }
 
-    fn for_information(against: impl Into<String>, what: &str, value: f64) -> Target {
+    pub fn for_information(against: impl Into<String>, what: &str, value: f64) -> Target {
         let (against, reach) = (against.into(), format!("{what} (for information)"));
         Target { against, reach, measured: format!("{value:.3} ×"), met: None }
     }
