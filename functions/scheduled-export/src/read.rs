@@ -1,5 +1,6 @@
 //! The statement that reads a piece of a table, made from the archive's own COPY statement.
 
+use holdfast_shared::archive::script;
 use holdfast_shared::archive::toc::Entry;
 use holdfast_shared::domain::QualifiedName;
 use holdfast_shared::fault::Fault;
@@ -86,7 +87,7 @@ impl TableSource {
 /// How a table is read, and whether it can be split.
 pub fn table_source(entry: &Entry, relation: &RelationFacts, ranges: bool) -> Result<(Extent, TableSource), Fault> {
     let statement = entry.copy_stmt.as_deref().unwrap_or_default();
-    let (target, columns) = parse_copy(statement).ok_or_else(|| {
+    let (_, columns) = parse_copy(statement).ok_or_else(|| {
         Fault::new(
             "archive-entry-unknown",
             format!(
@@ -108,7 +109,8 @@ pub fn table_source(entry: &Entry, relation: &RelationFacts, ranges: bool) -> Re
     };
     let source = TableSource {
         name: relation.name.clone(),
-        relation: target,
+        // The statement may name the root of a partition tree, for rows that can be in other partitions elsewhere.
+        relation: script::qualified(entry),
         column_names: names_of(&columns),
         columns,
         condition: relation.condition.clone(),
