@@ -35,6 +35,7 @@ pub struct Outcome {
     pub entries_removed: usize,
     pub databases_dropped: Vec<String>,
     pub rows_deleted: u64,
+    pub snapshots_deleted: Vec<String>,
     /// Changed since they were looked at: the next run decides anew.
     pub postponed: Vec<String>,
     pub failures: Vec<String>,

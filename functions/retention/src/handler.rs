@@ -21,6 +21,7 @@ use crate::databases::{self, Looked};
 use crate::observe::{Observed, observe};
 use crate::receipt::{done_json, durations_json, expiry_json, plan_json};
 use crate::request::{Deletion, Request, understand};
+use crate::snapshots::{self, Snapshots};
 use crate::state::State;
 use crate::sweep::{Sweep, plan_sweep};
 
@@ -136,6 +137,7 @@ impl Function {
         let plan = plan(&observed.catalog, &self.config.policy, &circumstances);
         let sweep = plan_sweep(&self.config, &observed, now, request.override_anomaly);
         let looked = databases::look(self.config.cleanup.as_ref(), &self.aws, now).await;
+        let snapshots = snapshots::look(&self.config, &self.aws, &observed, &plan, &pins, now).await;
         let planned = invocation.started.elapsed();
         tracing::info!(
             manifests = observed.manifests.len(),
@@ -158,6 +160,11 @@ impl Function {
                 Looked::Skipped(reason) => tracing::warn!(reason, "nothing is cleaned up in the database"),
                 Looked::NotConfigured => {}
             }
+            match &snapshots {
+                Snapshots::Seen { rds, plan } => executor.prune(rds, plan, &mut outcome).await,
+                Snapshots::Failed(fault) => outcome.failures.push(format!("RDS: {}: {fault}", fault.code)),
+                Snapshots::NotConfigured => {}
+            }
             self.remember(&observed, &plan, &sweep, &outcome, request.override_anomaly).await?;
             self.report(&observed, &plan, &sweep, &outcome).await;
             failed(&outcome)?;
@@ -166,7 +173,7 @@ impl Function {
             "status": if plan.blocks.is_empty() { "complete" } else { "blocked" },
             "dry_run": request.dry_run,
             "environments": self.config.environments,
-            "plan": plan_json(&plan, &sweep, &looked, &observed),
+            "plan": plan_json(&plan, &sweep, &looked, &snapshots, &observed),
             "done": done_json(&outcome),
             "durations_seconds": durations_json(planned, invocation.started.elapsed()),
         }))

@@ -6,6 +6,7 @@ mod handler;
 mod observe;
 mod receipt;
 mod request;
+mod snapshots;
 mod state;
 mod sweep;
 

@@ -10,13 +10,18 @@ use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::retention::catalog::Catalog;
 use holdfast_shared::plan::retention::record::{Record, Unreadable};
 use holdfast_shared::plan::retention::sweep::{Found, LeaseFacts, PendingUpload};
+use holdfast_shared::plan::snapshot_export::run::Run;
 use holdfast_shared::store::lease::{LeaseRecord, LeaseState};
 use holdfast_shared::store::{Store, StoreError};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::state::Loaded;
 
 const METADATA: &str = "postgres-exports/metadata/";
 const PINS: &str = "pins/";
+const EXPORT_RUNS: &str = "runs/rds-exports/";
+/// No run stays as it is for longer.
+const RUNS_LAST: SignedDuration = SignedDuration::from_hours(30 * 24);
 const LEASES: [&str; 2] = ["runs/leases/", "restores/leases/"];
 const WAITING: &str = "restores/waiting/";
 
@@ -26,6 +31,8 @@ pub struct Observed {
     pub manifests: BTreeSet<BackupId>,
     pub pins: Vec<PinObject>,
     pub leases: Vec<LeaseFacts>,
+    /// Exports of RDS snapshots that have not ended.
+    pub working: BTreeSet<BackupId>,
     /// Of restores that wait, or did.
     pub entries: Vec<Found>,
     pub uploads: Vec<PendingUpload>,
@@ -68,6 +75,7 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
         leases(store, &lease_folders)
     )?;
     let (leases, mut warnings) = leases;
+    let working = working(store, &at(EXPORT_RUNS)).await?;
     let last = Loaded::read(store).await?;
     let mut catalog = Catalog::new(config.thresholds);
     let mut manifests = BTreeSet::new();
@@ -111,12 +119,28 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
         manifests,
         pins,
         leases,
+        working,
         entries,
         uploads: uploads.concat(),
         found: found.concat(),
         last,
         warnings,
     })
+}
+
+/// The runs of RDS snapshot exports that have not ended; one that cannot be read may not have.
+async fn working(store: &Store, folder: &str) -> Result<BTreeSet<BackupId>, StoreError> {
+    let mut working = BTreeSet::new();
+    let recent = Timestamp::now() - RUNS_LAST;
+    for object in store.inventory(folder).await?.into_iter().filter(|object| object.last_modified > recent) {
+        let name = object.key.strip_prefix(folder).and_then(|name| name.strip_suffix(".json"));
+        let Some(id) = name.and_then(|name| name.parse::<BackupId>().ok()) else { continue };
+        let Some((json, _)) = store.read_listed(&object.key).await? else { continue };
+        if serde_json::from_slice::<Run>(&json).map_or(true, |run| run.state.is_open()) {
+            working.insert(id);
+        }
+    }
+    Ok(working)
 }
 
 /// The backup whose manifest lies under a key.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_shared::plan::retention::snapshots::Decided;
 use holdfast_shared::plan::retention::sweep::Orphan;
 use holdfast_shared::plan::retention::{Expiry, Plan};
 use serde_json::{Value, json};
@@ -9,12 +10,13 @@ use serde_json::{Value, json};
 use crate::carry_out::Outcome;
 use crate::databases::Looked;
 use crate::observe::Observed;
+use crate::snapshots::Snapshots;
 use crate::sweep::Sweep;
 
 /// Lists are cut here: a function's answer has at most 6 MB (AWS Lambda Developer Guide, quotas). Counts are whole.
 const LISTED: usize = 5_000;
 
-pub fn plan_json(plan: &Plan, sweep: &Sweep, looked: &Looked, observed: &Observed) -> Value {
+pub fn plan_json(plan: &Plan, sweep: &Sweep, looked: &Looked, snapshots: &Snapshots, observed: &Observed) -> Value {
     let warnings: Vec<&String> = observed.warnings.iter().chain(&plan.warnings).collect();
     json!({
         "expire": list(&plan.expire, expiry_json),
@@ -38,6 +40,7 @@ pub fn plan_json(plan: &Plan, sweep: &Sweep, looked: &Looked, observed: &Observe
             "entries": list(&sweep.entries, |entry| json!(entry.key)),
         },
         "database": database_json(looked),
+        "snapshots": snapshots_json(snapshots),
         "counts": {
             "manifests": observed.manifests.len(), "expire": plan.expire.len(), "resume": plan.resume.len(),
             "keep": plan.keep.len(), "tombstones": plan.tombstones, "other_environments": plan.others,
@@ -45,6 +48,20 @@ pub fn plan_json(plan: &Plan, sweep: &Sweep, looked: &Looked, observed: &Observe
         },
         "warnings": list(&warnings, |warning| json!(warning)),
     })
+}
+
+fn snapshots_json(snapshots: &Snapshots) -> Value {
+    let decided = |decided: &Decided| {
+        let snapshot = &decided.snapshot;
+        json!({"snapshot": snapshot.id(), "server": snapshot.server.to_string(), "id": decided.id, "reason": decided.reason})
+    };
+    match snapshots {
+        Snapshots::NotConfigured => Value::Null,
+        Snapshots::Failed(fault) => json!({"problem": {"code": fault.code, "message": fault.to_string()}}),
+        Snapshots::Seen { plan, .. } => json!({
+            "delete": list(&plan.delete, decided), "keep": list(&plan.keep, decided), "others": plan.others,
+        }),
+    }
 }
 
 fn database_json(looked: &Looked) -> Value {
@@ -82,7 +99,7 @@ pub fn done_json(outcome: &Outcome) -> Value {
         "orphans_removed": outcome.orphans_removed.len(), "uploads_aborted": outcome.uploads_aborted,
         "pins_removed": outcome.pins_removed, "leases_removed": outcome.leases_removed,
         "entries_removed": outcome.entries_removed, "databases_dropped": outcome.databases_dropped,
-        "rows_deleted": outcome.rows_deleted,
+        "rows_deleted": outcome.rows_deleted, "snapshots_deleted": outcome.snapshots_deleted,
         "postponed": outcome.postponed,
     })
 }

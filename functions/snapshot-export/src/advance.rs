@@ -6,6 +6,7 @@ use holdfast_shared::domain::export_task::{ExportTask, TaskStatus};
 use holdfast_shared::domain::rds::Snapshot;
 use holdfast_shared::domain::{KeyPrefix, ObjectKey};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::retention::snapshots::{TAG_BACKUP, TAG_ENVIRONMENT, TAG_PURPOSE};
 use holdfast_shared::plan::snapshot_export::failure::Failure;
 use holdfast_shared::plan::snapshot_export::run::{RunState, SnapshotFacts, TaskFacts};
 use holdfast_shared::plan::snapshot_export::{Observed, Step, next_step};
@@ -19,10 +20,6 @@ use crate::runs::Tracked;
 
 /// A step may call for one other: a task that was found to be there is followed.
 const STEPS: usize = 3;
-/// Tags by which a snapshot is known to be this deployment's.
-const TAG_ENVIRONMENT: &str = "holdfast:environment";
-const TAG_BACKUP: &str = "holdfast:backup-id";
-const TAG_PURPOSE: &str = "holdfast:purpose";
 
 #[derive(Default)]
 struct Seen {

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod databases;
 pub mod policy;
 pub mod record;
+pub mod snapshots;
 pub mod sweep;
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,7 @@ mod restore_tables;
 mod restore_thaw;
 mod retention;
 mod retention_databases;
+mod retention_rds;
 mod rights;
 mod runs;
 mod scene;

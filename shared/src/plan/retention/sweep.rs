@@ -49,6 +49,8 @@ pub struct Surroundings<'a> {
     /// Every backup that has a manifest, readable or not.
     pub manifests: &'a BTreeSet<BackupId>,
     pub pins: &'a [Pin],
+    /// Backups that are being made over hours, by RDS.
+    pub working: &'a BTreeSet<BackupId>,
     /// Orphans that an earlier run has reported, and when they had last been changed.
     pub reported: &'a BTreeMap<String, Timestamp>,
     pub now: Timestamp,
@@ -74,7 +76,7 @@ pub fn plan_orphans(found: &[Found], surroundings: &Surroundings<'_>) -> OrphanP
             }
             continue;
         };
-        if surroundings.manifests.contains(&owner.backup_id) {
+        if surroundings.manifests.contains(&owner.backup_id) || surroundings.working.contains(&owner.backup_id) {
             continue;
         }
         let etag = (!owner.is_folder()).then(|| object.etag.clone());
@@ -182,6 +184,7 @@ mod tests {
     struct Given {
         manifests: BTreeSet<BackupId>,
         pins: Vec<Pin>,
+        working: BTreeSet<BackupId>,
         reported: BTreeMap<String, Timestamp>,
         override_anomaly: bool,
     }
@@ -193,6 +196,7 @@ mod tests {
                 prefix: &NONE,
                 manifests: &self.manifests,
                 pins: &self.pins,
+                working: &self.working,
                 reported: &self.reported,
                 now: at("2025-06-23T00:00:00Z"),
                 age: DAY,
@@ -233,6 +237,8 @@ mod tests {
         assert_eq!(listed.plan(&old), OrphanPlan::default());
         let pin = Pin { backup_id: id, request_id: "r".into(), purpose: "p".into(), expires: None, released: false };
         assert_eq!(Given { pins: vec![pin], ..Given::default() }.plan(&old), OrphanPlan::default());
+        let working = Given { working: BTreeSet::from([id]), ..Given::default() };
+        assert_eq!(working.plan(&old), OrphanPlan::default(), "RDS is still at it");
     }
 
     #[test]
