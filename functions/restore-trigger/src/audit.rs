@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::rds::Making;
 use crate::request::RestoreRequest;
 
 const RECORD_VERSION: u32 = 1;
@@ -77,7 +78,11 @@ pub struct Wait {
     pub approved: Timestamp,
     pub approval_expires: Timestamp,
     pub expected_by: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Archived>,
+    /// The server that RDS makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rds: Option<Making>,
 }
 
 /// The dump that is thawed: the very object that was approved.

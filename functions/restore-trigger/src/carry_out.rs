@@ -6,14 +6,14 @@ use holdfast_shared::config::RestoreConfig;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::{Clearance, Restore};
 use holdfast_shared::postgres::connect::Target;
+use holdfast_shared::rds::Rds;
 use holdfast_shared::store::Store;
 use holdfast_shared::telemetry::{Unit, emit_metrics};
-use jiff::Timestamp;
 use restore_trigger::engine::Engine;
 use serde_json::{Value, json};
 
 use crate::last_time;
-use crate::pins::HeldPin;
+use crate::rds::{self, Making, Progress};
 
 /// What dropping an unfinished database may take, of the time before the future is dropped.
 const CLEANING_UP: Duration = Duration::from_secs(8);
@@ -22,7 +22,6 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 const MAINTENANCE_WORK_MEM_MB: u64 = 256;
 
 /// What a restore is given besides its clearance.
-#[expect(dead_code, reason = "read by the modes that are not there yet")]
 pub struct Context<'a> {
     pub config: &'a RestoreConfig,
     pub aws: &'a aws_config::SdkConfig,
@@ -32,23 +31,17 @@ pub struct Context<'a> {
     pub source_store: &'a Store,
     /// The server that was looked at, with the live database; `None` for modes that make a server of their own.
     pub target: Option<&'a Target>,
-    /// Holds the backup; `None` where the source is none.
-    pub pin: Option<&'a mut HeldPin>,
     pub request_id: &'a str,
-    /// More than 1 where an earlier attempt at this request died, wherever it was.
-    pub attempt: u32,
-    pub started: Instant,
     /// When the future is dropped, finished or not. It is dropped as well when the lease on the target is lost.
     pub give_up_at: Instant,
 }
 
 /// How a restore ended.
-#[expect(dead_code, reason = "RDS is not waited for yet")]
 pub enum Ended {
     /// Done and proved; the receipt goes to the caller and into the record.
     Succeeded(Value),
     /// Begun, and not there yet.
-    Waiting { receipt: Value, until: Timestamp },
+    Waiting(Value),
 }
 
 /// Does what was allowed.
@@ -56,11 +49,10 @@ pub enum Ended {
 /// # Errors
 /// Every failure; live data is then as it was.
 pub async fn carry_out(context: Context<'_>, clearance: Clearance) -> Result<Ended, Fault> {
-    let Some(target) = context.target else {
-        let mode = clearance.restore().mode();
-        return Err(Fault::new("restore-mode-not-available", format!("this release does not do mode {mode} yet"))
-            .hint("mode plan says what it would do"));
-    };
+    if let Some(making) = rds::making(&clearance) {
+        return make(&context, &clearance, &making).await;
+    }
+    let Some(target) = context.target else { return Err(Fault::new("internal", "a restore without a server")) };
     let engine = Engine {
         store: context.source_store.clone(),
         own_store: context.store.clone(),
@@ -88,4 +80,18 @@ pub async fn carry_out(context: Context<'_>, clearance: Clearance) -> Result<End
         );
     }
     serde_json::to_value(receipt).map(Ended::Succeeded).map_err(|error| Fault::from_error("internal", &error))
+}
+
+/// Has RDS make a server and follows it for as long as there is time; what it is not done with then is waited for.
+async fn make(context: &Context<'_>, clearance: &Clearance, making: &Making) -> Result<Ended, Fault> {
+    let client = Rds::new(context.aws);
+    rds::begin(&client, making, clearance, context.request_id).await?;
+    tracing::info!(server = %making.server, "RDS makes the server");
+    let until = context.give_up_at.checked_sub(CLEANING_UP).unwrap_or(context.give_up_at);
+    match rds::follow(&client, making, context.request_id, until).await? {
+        Progress::Available(receipt) => Ok(Ended::Succeeded(receipt)),
+        Progress::Coming(status) => Ok(Ended::Waiting(rds::waits(making, context.request_id, &status))),
+        // RDS shows a new server a moment later.
+        Progress::Absent => Ok(Ended::Waiting(rds::waits(making, context.request_id, "begun"))),
+    }
 }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use crate::lockout::{self, Admission, Lockout};
 use crate::passkey;
+use crate::rds;
 use crate::request::{Mode, Place, RestoreRequest, SourceChoice};
 use crate::select::{self, Found};
 
@@ -145,7 +146,10 @@ impl Guard<'_> {
             }
             SourceChoice::Import(name) => select::import(self.store, name).await,
             SourceChoice::Previous => Ok(without_backup(Source::Previous)),
-            SourceChoice::RdsSnapshot(_) | SourceChoice::RdsMoment(_) => Ok(without_backup(Source::Rds)),
+            SourceChoice::RdsSnapshot(_) | SourceChoice::RdsMoment(_) => {
+                let source = rds::look(self.config, self.aws, request).await?;
+                Ok(without_backup(Source::Rds(Box::new(source))))
+            }
         }
     }
 
@@ -265,8 +269,12 @@ pub fn restore_of(
             Restore::Verify { scratch: scratch_name(source, id) }
         }
         Mode::RdsSnapshot => {
-            let snapshot = match &request.source {
-                SourceChoice::RdsSnapshot(snapshot) => snapshot.clone(),
+            // The newest is named by its name from here on.
+            let snapshot = match (source, &request.source) {
+                (Source::Rds(found), _) if found.snapshot.is_some() => {
+                    found.snapshot.as_ref().map(|snapshot| snapshot.id().to_owned())
+                }
+                (_, SourceChoice::RdsSnapshot(snapshot)) => snapshot.clone(),
                 _ => None,
             };
             Restore::RdsSnapshot { snapshot, instance: instance() }

@@ -10,6 +10,7 @@ mod lockout;
 mod passkey;
 mod pins;
 mod preview;
+mod rds;
 mod request;
 mod restore;
 mod resume;

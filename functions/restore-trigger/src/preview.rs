@@ -85,6 +85,15 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
             steps.insert(0, json!(format!("have S3 thaw the dump, which lies in {}, and wait", stored.storage_class)));
         }
     }
+    if let Some(Source::Rds(rds)) = &source {
+        let server = rds.server.as_ref();
+        answer["rds"] = json!({
+            "source": rds.configured.as_ref().map(ToString::to_string),
+            "snapshot": rds.snapshot.as_ref().map(|found| json!({"id": found.id(), "created": found.created, "status": found.status})),
+            "restorable": {"from": server.and_then(|s| s.earliest_restorable), "to": server.and_then(|s| s.latest_restorable)},
+            "new": rds.wanted(),
+        });
+    }
     Preview { answer, problems }
 }
 

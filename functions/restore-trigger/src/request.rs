@@ -5,6 +5,7 @@ mod mode;
 use holdfast_shared::domain::{BackupId, Environment, ImportName, TablePattern};
 use holdfast_shared::event::{Trigger, parse};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::clearance::rds::Wanted;
 use holdfast_shared::plan::clearance::{Options, Tier};
 use holdfast_shared::secret::Secret;
 use jiff::Timestamp;
@@ -72,6 +73,8 @@ pub struct RestoreRequest {
     pub into: Place,
     /// Name of the new RDS instance.
     pub instance: Option<String>,
+    /// What the new one is to have otherwise than its source.
+    pub wanted: Wanted,
     pub options: Options,
     pub take_safety_backup: bool,
     pub requested_by: String,
@@ -100,6 +103,8 @@ struct Fields {
     snapshot: Option<String>,
     moment: Option<String>,
     instance: Option<String>,
+    #[serde(flatten)]
+    wanted: Wanted,
     no_owner: bool,
     continue_on_error: bool,
     take_safety_backup: bool,
@@ -219,6 +224,7 @@ fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
         tables: fields.tables,
         into: fields.into,
         instance: fields.instance,
+        wanted: fields.wanted,
         options: Options {
             no_owner: fields.no_owner,
             continue_on_error: fields.continue_on_error,

@@ -2,7 +2,7 @@
 
 use holdfast_shared::domain::{BackupId, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
-use holdfast_shared::plan::clearance::thaw::{Approval, approve};
+use holdfast_shared::plan::clearance::thaw::{APPROVAL_LASTS, Approval, approve};
 use holdfast_shared::plan::clearance::{
     Clearance, Facts, Passkey, Refusal, Restore, SafetyBackup, Source, TargetServer, clear, passkey_refusal, refusals,
 };
@@ -12,7 +12,7 @@ use holdfast_shared::store::Store;
 use holdfast_shared::store::lease::{Acquired, Lease};
 use holdfast_shared::store::thaw::Stored;
 use jiff::SignedDuration;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::field::display;
 
 use crate::audit::{Audit, RecordState, Wait};
@@ -21,9 +21,13 @@ use crate::failure::{Failure, deadline_fault, not_to_be_had};
 use crate::guard::{Guard, refused, restore_of};
 use crate::handler::{Answer, CLEANUP_LIMIT, Function, Invocation};
 use crate::pins::{self, HeldPin};
+use crate::rds;
 use crate::request::RestoreRequest;
 use crate::select::{self, Dump, Found};
+use crate::waiting;
 
+/// How long RDS takes for a server, as a rule at most.
+const RDS_TAKES: SignedDuration = SignedDuration::from_hours(2);
 /// How long a pin outlives the invocation that may have died with it.
 const PIN_GRACE: SignedDuration = SignedDuration::from_mins(10);
 
@@ -49,7 +53,7 @@ pub enum Ground<'a> {
 pub struct Approved {
     pub wait: Wait,
     /// The restore, with every name.
-    pub restore: serde_json::Value,
+    pub restore: Value,
 }
 
 /// What has been looked at, and may be done.
@@ -237,14 +241,9 @@ impl Function {
             "granted_at": clearance.granted_at(),
         });
         tracing::info!(%cleared, "the restore is allowed");
-        // Written before anything is changed: what was done to a database can be found out.
-        let written = audit.write(|record| {
-            record.cleared = Some(cleared);
-            record.waits_for = None;
-        });
-        let written = written.await;
-        let attempt = audit.record.attempt;
-        let result = match written {
+        let making = job.making(&clearance);
+        let is_rds = making.is_some();
+        let result = match self.enter(cleared, making, audit).await {
             Err(fault) => Err(fault),
             Ok(()) => {
                 let context = Context {
@@ -253,15 +252,13 @@ impl Function {
                     store: &self.store,
                     source_store: &source_store,
                     target: target.as_ref(),
-                    pin: pin.as_mut(),
                     request_id: job.request_id,
-                    attempt,
-                    started: job.invocation.started,
                     give_up_at: job.invocation.give_up_at,
                 };
                 tokio::select! {
                     result = Box::pin(carry_out(context, clearance)) => result,
-                    fault = lease.keep(&self.store) => Err(fault),
+                    // What RDS makes it makes whoever holds the name.
+                    fault = lease.keep(&self.store), if !is_rds => Err(fault),
                     () = tokio::time::sleep_until(job.invocation.give_up_at.into()) => {
                         Err(deadline_fault("and what it had begun is not in use"))
                     }
@@ -269,21 +266,47 @@ impl Function {
             }
         };
         unpin(pin).await;
-        match result {
+        let ended = match result {
             Ok(Ended::Succeeded(receipt)) => {
                 self.report_success(&receipt).await;
                 Ok((receipt, RecordState::Succeeded))
             }
-            Ok(Ended::Waiting { receipt, until }) => {
-                tracing::info!(%until, "waiting for RDS");
-                Ok((receipt, RecordState::Waiting))
+            Ok(Ended::Waiting(receipt)) => {
+                self.report_waiting(&receipt).await;
+                return Ok((receipt, RecordState::Waiting));
             }
             Err(fault) => Err(not_to_be_had(fault)),
+        };
+        if is_rds && let Err(fault) = waiting::leave(&self.store, &self.config.environment, job.request_id).await {
+            tracing::info!(error = %fault, "the entry of a restore that does not wait stays");
         }
+        ended
+    }
+
+    /// Written before anything is changed: what was done to a database can be found out, and what RDS makes followed.
+    async fn enter(&self, cleared: Value, making: Option<Wait>, audit: &mut Audit) -> Result<(), Fault> {
+        let waits = making.is_some();
+        let written = audit.write(|record| {
+            record.cleared = Some(cleared);
+            record.waits_for = making;
+        });
+        written.await?;
+        if waits { waiting::enter(&self.store, &audit.record).await } else { Ok(()) }
     }
 }
 
 impl Job<'_> {
+    /// What is waited for where RDS makes a server; `None` for all else.
+    fn making(&self, clearance: &Clearance) -> Option<Wait> {
+        let making = rds::making(clearance)?;
+        let (approved, approval_expires) = match &self.ground {
+            Ground::Approved(before) => (before.wait.approved, before.wait.approval_expires),
+            Ground::Passkey(_) => (clearance.granted_at(), clearance.granted_at() + APPROVAL_LASTS),
+        };
+        let expected_by = clearance.granted_at() + RDS_TAKES;
+        Some(Wait { approved, approval_expires, expected_by, archived: None, rds: Some(making) })
+    }
+
     /// What is not begun needs its pin no longer, unless it goes on waiting: then whoever ends that releases it.
     async fn let_go(&self, pin: Option<HeldPin>) {
         if matches!(self.ground, Ground::Passkey(_)) {

@@ -5,6 +5,7 @@
 use holdfast_shared::domain::BackupId;
 use holdfast_shared::event::{Trigger, parse};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::rds::Rds;
 use holdfast_shared::store::thaw::Readiness;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,8 +13,9 @@ use tracing::field::display;
 
 use crate::audit::{self, Audit, Present, Problem, Record, RecordState, Wait};
 use crate::failure::Failure;
-use crate::handler::{Function, Invocation};
+use crate::handler::{Answer, Function, Invocation};
 use crate::pins;
+use crate::rds::{self, Progress};
 use crate::request::{self, BackupChoice, Mode, Which};
 use crate::restore::{Approved, Ground, Job};
 use crate::waiting::{self, Entry};
@@ -149,6 +151,24 @@ impl Function {
         if !call.is_about(&wait) {
             return Ok(Step::NotMeant);
         }
+        if let Some(making) = &wait.rds {
+            let progress = rds::step(&Rds::new(&self.aws), making, &present.record.request_id).await;
+            let begun = present.record.state == RecordState::Waiting;
+            let ended = match progress {
+                Ok(Progress::Coming(status)) if now < wait.approval_expires => {
+                    return Ok(Step::StillWaits(format!("{} is {status}", making.server)));
+                }
+                Ok(Progress::Available(receipt)) => Some(Ok((receipt, RecordState::Succeeded))),
+                // It died before RDS was asked.
+                Ok(Progress::Absent) if !begun => None,
+                Ok(Progress::Absent) => Some(Err(rds::failed(making, "is gone"))),
+                Ok(Progress::Coming(status)) => Some(Err(rds::failed(making, &format!("is still {status}")))),
+                Err(fault) => Some(Err(fault)),
+            };
+            if let Some(ended) = ended {
+                return self.end(present, ended.map_err(Failure::Failed), invocation).await;
+            }
+        }
         if let Some(archived) = &wait.archived {
             let stored = self.store.stored(&archived.key, archived.version_id.as_deref()).await?;
             let thawing = stored.is_some_and(|stored| matches!(stored.readiness, Readiness::Thawing(_)));
@@ -213,7 +233,8 @@ impl Function {
     /// The restore waits as before.
     async fn wait_on(&self, audit: &mut Audit, fault: Option<&Fault>) -> Result<(), Fault> {
         let changed = audit.write(|record| {
-            record.state = RecordState::Thawing;
+            let rds = record.waits_for.as_ref().is_some_and(|wait| wait.rds.is_some());
+            record.state = if rds { RecordState::Waiting } else { RecordState::Thawing };
             record.problems = fault.map(Problem::from).into_iter().collect();
         });
         changed.await
@@ -221,20 +242,32 @@ impl Function {
 
     /// One that had begun, and whose invocation died: it is not begun again by itself, and is told.
     async fn bury(&self, present: Present, invocation: &Invocation) -> Result<Step, Failure> {
-        let Some(mut audit) = audit::take(&self.store, present, invocation.ends).await? else {
-            return Ok(Step::Running);
-        };
+        let request_id = &present.record.request_id;
         let failure = Failure::Failed(
             Fault::new(
                 "restore-interrupted",
-                format!("the invocation that carried out {} died before it was done", audit.record.request_id),
+                format!("the invocation that carried out {request_id} died before it was done"),
             )
             .hint("look at what it left on the server, and ask again; live data is the old or the new, whole"),
         );
-        let result = Err(failure);
+        self.end(present, Err(failure), invocation).await
+    }
+
+    /// What became of a restore that has ended while nobody carried it out.
+    async fn end(
+        &self,
+        present: Present,
+        result: Result<Answer, Failure>,
+        invocation: &Invocation,
+    ) -> Result<Step, Failure> {
+        let Some(mut audit) = audit::take(&self.store, present, invocation.ends).await? else {
+            return Ok(Step::Running);
+        };
         self.write_down(&mut audit, &result).await;
         self.has_ended(&audit.record).await?;
-        result.map(|_| Step::Over)
+        let (receipt, _) = result?;
+        self.report_success(&receipt).await;
+        Ok(Step::Done(receipt))
     }
 
     /// It waits no longer, and holds nothing any more.
@@ -278,7 +311,7 @@ mod tests {
         let at: Timestamp = "2025-06-21T14:00:00Z".parse().unwrap();
         let version_id = version_id.map(str::to_owned);
         let archived = audit::Archived { key: "k.dump".into(), version_id, storage_class: "GLACIER".into() };
-        Wait { approved: at, approval_expires: at, expected_by: at, archived: Some(archived) }
+        Wait { approved: at, approval_expires: at, expected_by: at, archived: Some(archived), rds: None }
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Found {
                 let key = self.store.key(&ObjectKey::Import(name.clone()));
                 Some(Dump { key, version_id: version_id.clone() })
             }
-            Source::Previous | Source::Rds => None,
+            Source::Previous | Source::Rds(_) => None,
         }
     }
 

@@ -41,6 +41,7 @@ impl Function {
                 version_id: dump.version_id.clone(),
                 storage_class: stored.storage_class.clone(),
             }),
+            rds: None,
         };
         let cleared = json!({
             "restore": approval.restore(),

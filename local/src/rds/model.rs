@@ -82,6 +82,8 @@ pub struct Server {
     /// Of an instance: the cluster it is in.
     pub cluster: Option<String>,
     pub subnet_group: Option<String>,
+    pub parameter_group: Option<String>,
+    pub iam_auth: bool,
     pub security_groups: Vec<String>,
     pub tags: BTreeMap<String, String>,
     pub earliest_restorable: String,
@@ -104,6 +106,8 @@ impl Server {
             class: "db.t4g.medium".into(),
             cluster: None,
             subnet_group: Some("default".into()),
+            parameter_group: None,
+            iam_auth: false,
             security_groups: vec!["sg-1".into()],
             tags: BTreeMap::new(),
             earliest_restorable: "2025-06-14T02:00:00Z".into(),

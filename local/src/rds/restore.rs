@@ -68,6 +68,7 @@ fn describe(xml: &mut Xml, server: &Server, instances: &[Server]) {
                 });
             }
         })
+        .text("IAMDatabaseAuthenticationEnabled", server.iam_auth.to_string())
         .tags(&server.tags);
     if server.is_cluster {
         xml.text("Status", server.status())
@@ -75,6 +76,7 @@ fn describe(xml: &mut Xml, server: &Server, instances: &[Server]) {
             .optional("Endpoint", is_there.then_some(&server.host))
             .number("Port", server.port)
             .optional("DBSubnetGroup", server.subnet_group.as_ref())
+            .optional("DBClusterParameterGroup", server.parameter_group.as_ref())
             .inside("DBClusterMembers", |xml| {
                 for member in instances.iter().filter(|instance| instance.cluster.as_ref() == Some(&server.id)) {
                     xml.inside("DBClusterMember", |xml| {
@@ -87,6 +89,13 @@ fn describe(xml: &mut Xml, server: &Server, instances: &[Server]) {
     xml.text("DBInstanceStatus", server.status())
         .text("DBInstanceClass", &server.class)
         .optional("DBClusterIdentifier", server.cluster.as_ref());
+    if let Some(group) = &server.parameter_group {
+        xml.inside("DBParameterGroups", |xml| {
+            xml.inside("DBParameterGroup", |xml| {
+                xml.text("DBParameterGroupName", group);
+            });
+        });
+    }
     if let Some(group) = &server.subnet_group {
         xml.inside("DBSubnetGroup", |xml| {
             xml.text("DBSubnetGroupName", group);
@@ -183,6 +192,9 @@ fn make(
     }
     let mut server = if is_cluster { Server::cluster(&id) } else { Server::instance(&id) };
     server.subnet_group = fields.get("DBSubnetGroupName").cloned().or(server.subnet_group);
+    let group = fields.get("DBParameterGroupName").or_else(|| fields.get("DBClusterParameterGroupName"));
+    server.parameter_group = group.cloned();
+    server.iam_auth = fields.get("EnableIAMDatabaseAuthentication").is_some_and(|on| on == "true");
     server.security_groups = query::list(fields, "VpcSecurityGroupIds", "VpcSecurityGroupId");
     server.class = fields.get("DBInstanceClass").cloned().unwrap_or(server.class);
     server.port = fields.get("Port").and_then(|port| port.parse().ok()).unwrap_or(server.port);

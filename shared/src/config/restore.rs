@@ -9,6 +9,7 @@ use crate::config::common::{
 use crate::config::reader::{ConfigError, Reader};
 use crate::config::settings;
 use crate::domain::Environment;
+use crate::domain::rds::ServerId;
 
 settings! { RESTORE_SETTINGS {
     RESTORE_PASSKEY_SECRET_ARN = "RESTORE_PASSKEY_SECRET_ARN", "", "Secret with the argon2 hash of the restore passkey; not set: every restore but a drill is refused.";
@@ -16,6 +17,7 @@ settings! { RESTORE_SETTINGS {
     SAFETY_BACKUP_MINUTES = "SAFETY_BACKUP_MINUTES", "5", "How old, at most, the backup of the target may be that a restore into existing data demands.";
     EXPORT_FUNCTION_NAME = "EXPORT_FUNCTION_NAME", "", "scheduled-export's name or ARN, for take_safety_backup; not set: safety backups are taken by hand.";
     MAINTENANCE_DATABASE = "MAINTENANCE_DATABASE", "postgres", "Database on the target server from which others are created and renamed.";
+    RDS_SOURCE = "RDS_SOURCE", "", "RDS instance, or cluster:… for a cluster, that rds_snapshot and rds_point_in_time make new ones of; not set: they are refused.";
     DEADLINE_MARGIN_SECONDS = "DEADLINE_MARGIN_SECONDS", "20", "How long before the function's timeout an unfinished restore is given up.";
 }}
 
@@ -31,6 +33,8 @@ pub struct RestoreConfig {
     pub safety_backup_window: Duration,
     pub export_function: Option<String>,
     pub maintenance_database: String,
+    /// What new servers are made of.
+    pub rds_source: Option<ServerId>,
     pub notify: NotifyConfig,
     pub deadline_margin: Duration,
     /// Sessions at most; by the function's memory, with which its vCPUs come.
@@ -58,6 +62,7 @@ impl RestoreConfig {
         let database = database_config(&mut reader);
         let safety_minutes = reader.number(SAFETY_BACKUP_MINUTES, 1..=1_440);
         let maintenance_database = reader.required(MAINTENANCE_DATABASE);
+        let rds_source = reader.parsed(RDS_SOURCE);
         let notify = notify_config(&mut reader);
         let deadline_margin = Duration::from_secs(reader.number(DEADLINE_MARGIN_SECONDS, 1..=600));
         match environment {
@@ -71,6 +76,7 @@ impl RestoreConfig {
                 safety_backup_window: Duration::from_secs(60 * safety_minutes),
                 export_function: reader.optional(EXPORT_FUNCTION_NAME),
                 maintenance_database,
+                rds_source,
                 notify,
                 deadline_margin,
                 workers: (2 * memory_mb.div_ceil(1_769) as usize).clamp(2, 8),
@@ -120,12 +126,19 @@ mod tests {
             ("ENVIRONMENT", "Prod"),
             ("TARGET_SYSTEM_IDENTIFIER", "db-1"),
             ("SAFETY_BACKUP_MINUTES", "0"),
+            ("RDS_SOURCE", "arn:aws:rds:eu-west-1:999999999999:db:other"),
             ("LOG_LEVEL", "loud"),
         ])
         .unwrap_err();
-        for name in
-            ["ENVIRONMENT", "TARGET_SYSTEM_IDENTIFIER", "SAFETY_BACKUP_MINUTES", "LOG_LEVEL", "BUCKET", "DATABASE_URL"]
-        {
+        for name in [
+            "RDS_SOURCE",
+            "ENVIRONMENT",
+            "TARGET_SYSTEM_IDENTIFIER",
+            "SAFETY_BACKUP_MINUTES",
+            "LOG_LEVEL",
+            "BUCKET",
+            "DATABASE_URL",
+        ] {
             assert!(error.problems.iter().any(|problem| problem.contains(name)), "{name} in {error}");
         }
     }

@@ -3,6 +3,7 @@
 //! A clearance is the only way into the restore engine, and [`clear`] is the only way to a clearance.
 
 pub mod asked;
+pub mod rds;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -208,13 +209,16 @@ fn source_refusals(facts: &Facts) -> Vec<Refusal> {
     let mut refusals = Vec::new();
     let fits = match (&facts.restore, &facts.source) {
         (Restore::Undo { .. }, source) => *source == Source::Previous,
-        (Restore::RdsSnapshot { .. } | Restore::RdsPointInTime { .. }, source) => *source == Source::Rds,
+        (Restore::RdsSnapshot { .. } | Restore::RdsPointInTime { .. }, source) => matches!(source, Source::Rds(_)),
         // A drill proves a backup against its manifest.
         (Restore::Verify { .. }, source) => matches!(source, Source::Backup(_)),
         (_, source) => matches!(source, Source::Backup(_) | Source::Import { .. }),
     };
     if !fits {
         refusals.push(Refusal::SourceUnfit { mode: facts.restore.mode() });
+    }
+    if let Source::Rds(source) = &facts.source {
+        refusals.extend(rds::rds_refusals(&facts.restore, source));
     }
     let Some(manifest) = facts.source.manifest() else { return refusals };
     let id = manifest.timestamp;

@@ -22,6 +22,7 @@ pub struct NewServer {
     pub parameter_group: Option<String>,
     pub port: Option<u16>,
     pub deletion_protection: bool,
+    pub iam_auth: bool,
     pub tags: BTreeMap<String, String>,
 }
 
@@ -51,6 +52,8 @@ pub struct Server {
     pub latest_restorable: Option<Timestamp>,
     /// A cluster's instances.
     pub members: Vec<String>,
+    pub deletion_protection: bool,
+    pub iam_auth: bool,
     /// The cluster that an instance is in.
     pub cluster: Option<String>,
     pub tags: BTreeMap<String, String>,
@@ -95,6 +98,7 @@ impl Rds {
                     .db_snapshot_identifier(snapshot.id())
                     .publicly_accessible(false)
                     .deletion_protection(new.deletion_protection)
+                    .enable_iam_database_authentication(new.iam_auth)
                     .copy_tags_to_snapshot(true)
                     .set_db_instance_class(new.instance_class.clone())
                     .set_db_subnet_group_name(new.subnet_group.clone())
@@ -113,6 +117,7 @@ impl Rds {
                     .engine(&snapshot.engine)
                     .engine_version(&snapshot.engine_version)
                     .deletion_protection(new.deletion_protection)
+                    .enable_iam_database_authentication(new.iam_auth)
                     .copy_tags_to_snapshot(true)
                     .set_db_subnet_group_name(new.subnet_group.clone())
                     .set_db_cluster_parameter_group_name(new.parameter_group.clone())
@@ -143,6 +148,7 @@ impl Rds {
                     .set_use_latest_restorable_time(latest)
                     .publicly_accessible(false)
                     .deletion_protection(new.deletion_protection)
+                    .enable_iam_database_authentication(new.iam_auth)
                     .copy_tags_to_snapshot(true)
                     .set_db_instance_class(new.instance_class.clone())
                     .set_db_subnet_group_name(new.subnet_group.clone())
@@ -161,6 +167,7 @@ impl Rds {
                     .set_restore_to_time(time)
                     .set_use_latest_restorable_time(latest)
                     .deletion_protection(new.deletion_protection)
+                    .enable_iam_database_authentication(new.iam_auth)
                     .copy_tags_to_snapshot(true)
                     .set_db_subnet_group_name(new.subnet_group.clone())
                     .set_db_cluster_parameter_group_name(new.parameter_group.clone())
@@ -237,6 +244,8 @@ fn instance(instance: &aws_sdk_rds::types::DbInstance) -> Server {
         earliest_restorable: None,
         latest_restorable: moment(instance.latest_restorable_time()),
         members: Vec::new(),
+        deletion_protection: instance.deletion_protection().unwrap_or_default(),
+        iam_auth: instance.iam_database_authentication_enabled().unwrap_or_default(),
         cluster: instance.db_cluster_identifier().map(str::to_owned),
         tags: described(instance.tag_list()),
     }
@@ -260,6 +269,8 @@ fn cluster(cluster: &aws_sdk_rds::types::DbCluster) -> Server {
         earliest_restorable: moment(cluster.earliest_restorable_time()),
         latest_restorable: moment(cluster.latest_restorable_time()),
         members: members.filter_map(|member| member.db_instance_identifier().map(str::to_owned)).collect(),
+        deletion_protection: cluster.deletion_protection().unwrap_or_default(),
+        iam_auth: cluster.iam_database_authentication_enabled().unwrap_or_default(),
         cluster: None,
         tags: described(cluster.tag_list()),
     }

@@ -17,6 +17,7 @@ mod pieces;
 mod rds_client;
 mod restore;
 mod restore_guard;
+mod restore_rds;
 mod restore_tables;
 mod restore_thaw;
 mod retention;

@@ -180,11 +180,11 @@ impl Engine {
             Restore::TablesInPlace { database, tables } => {
                 self.tables_in_place(&self.origin(clearance.source())?, database, tables).await
             }
-            other => Err(Fault::new(
-                "restore-mode-not-available",
-                format!("this release does not do mode {} yet", other.mode()),
-            )
-            .hint("mode plan says what it would do; pg_restore reads the dump")),
+            // Others are not cleared, or are RDS's to do.
+            Restore::Undo { .. } | Restore::RdsSnapshot { .. } | Restore::RdsPointInTime { .. } => {
+                let mode = clearance.restore().mode();
+                Err(Fault::new("internal", format!("mode {mode} is not the engine's")))
+            }
         }
     }
 
@@ -221,7 +221,7 @@ impl Engine {
                 size_bytes: *size_bytes,
                 manifest: None,
             }),
-            Source::Previous | Source::Rds => Err(Fault::new("internal", "a restore of nothing that is stored")),
+            Source::Previous | Source::Rds(_) => Err(Fault::new("internal", "a restore of nothing that is stored")),
         }
     }
 

@@ -54,8 +54,12 @@ impl Mode {
             ],
             Self::Undo => &["target_database", "take_safety_backup"],
             Self::Verify => &["backup", "before", "source_database", "tier"],
-            Self::RdsSnapshot => &["snapshot", "instance"],
-            Self::RdsPointInTime => &["moment", "instance"],
+            Self::RdsSnapshot => {
+                &["snapshot", "instance", "instance_class", "subnet_group", "security_groups", "parameter_group"]
+            }
+            Self::RdsPointInTime => {
+                &["moment", "instance", "instance_class", "subnet_group", "security_groups", "parameter_group"]
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::rds::RdsSource;
 use crate::domain::{BackupId, ImportName, Manifest, TablePattern};
 
 /// PostgreSQL cuts longer names (`NAMEDATALEN` - 1), and then two of them can be one.
@@ -184,7 +185,7 @@ pub enum Source {
     /// The database that a swap replaced.
     Previous,
     /// RDS's own snapshots and logs.
-    Rds,
+    Rds(Box<RdsSource>),
 }
 
 impl Source {

@@ -59,6 +59,26 @@ pub enum Refusal {
     ThawWithoutSafetyBackup { database: String },
     #[error("a dump in DEEP_ARCHIVE cannot be thawed by tier expedited")]
     TierUnavailable,
+    #[error("no RDS instance or cluster is configured as a source")]
+    RdsNotConfigured,
+    #[error("RDS source {of} does not exist")]
+    RdsSourceMissing { of: String },
+    #[error("an RDS server {name:?} exists")]
+    RdsTargetExists { name: String },
+    #[error("there is no snapshot {snapshot:?} of {of}")]
+    RdsSnapshotUnknown { snapshot: String, of: String },
+    #[error("snapshot {snapshot:?} is of another server, account or region")]
+    RdsSnapshotForeign { snapshot: String },
+    #[error("snapshot {snapshot:?} is {status}")]
+    RdsSnapshotNotAvailable { snapshot: String, status: String },
+    #[error("the source cluster has no instance whose class a new one could take after")]
+    RdsClassUnknown,
+    #[error("the source can be restored as of {} to {}", moment(from), moment(until))]
+    RdsMomentOutside { from: Option<Timestamp>, until: Option<Timestamp> },
+}
+
+fn moment(moment: &Option<Timestamp>) -> String {
+    moment.map_or_else(|| "a moment that RDS does not tell".to_owned(), |moment| moment.to_string())
 }
 
 fn shown(identifier: &Option<String>) -> &str {
@@ -93,6 +113,14 @@ impl Refusal {
             Self::SafetyBackupMissing { .. } => "restore-safety-backup-missing",
             Self::ThawWithoutSafetyBackup { .. } => "restore-thaw-without-safety-backup",
             Self::TierUnavailable => "restore-tier-unavailable",
+            Self::RdsNotConfigured => "restore-rds-not-configured",
+            Self::RdsSourceMissing { .. } => "restore-rds-source-missing",
+            Self::RdsTargetExists { .. } => "restore-rds-target-exists",
+            Self::RdsSnapshotUnknown { .. } => "restore-rds-snapshot-unknown",
+            Self::RdsSnapshotForeign { .. } => "restore-rds-snapshot-foreign",
+            Self::RdsSnapshotNotAvailable { .. } => "restore-rds-snapshot-not-available",
+            Self::RdsClassUnknown => "restore-rds-class-unknown",
+            Self::RdsMomentOutside { .. } => "restore-rds-moment-outside",
         }
     }
 
@@ -133,6 +161,16 @@ impl Refusal {
             Self::ThawWithoutSafetyBackup { .. } => {
                 "ask with \"take_safety_backup\": true: it is then taken when the dump has thawed"
             }
+            Self::RdsNotConfigured => "set RDS_SOURCE to the instance, or cluster:… for a cluster",
+            Self::RdsSourceMissing { .. } => {
+                "check RDS_SOURCE; a snapshot of a server that is gone is restored with subnet_group, security_groups and for a cluster instance_class given"
+            }
+            Self::RdsTargetExists { .. } => "give another instance",
+            Self::RdsSnapshotUnknown { .. } => "check the name, the account and the region; latest is the newest",
+            Self::RdsSnapshotForeign { .. } => "only snapshots of RDS_SOURCE are restored",
+            Self::RdsSnapshotNotAvailable { .. } => "wait until it is available, or choose another",
+            Self::RdsClassUnknown => "give instance_class",
+            Self::RdsMomentOutside { .. } => "choose a moment in that window; latest is its end",
             Self::TierUnavailable => "ask with tier standard or bulk",
         }
     }

@@ -53,12 +53,49 @@ fn restores() -> [Restore; 8] {
     ]
 }
 
+fn rds(source: rds::RdsSource) -> Source {
+    Source::Rds(Box::new(source))
+}
+
+fn snapshot() -> crate::domain::rds::Snapshot {
+    use crate::domain::rds::{ServerId, ServerKind, Snapshot, SnapshotType};
+    Snapshot {
+        arn: "arn:aws:rds:eu-west-1:123456789012:snapshot:rds:shop-2025-06-21-02-00".parse().unwrap(),
+        server: ServerId { kind: ServerKind::Instance, id: "shop".into() },
+        snapshot_type: SnapshotType::Automated,
+        status: "available".into(),
+        created: None,
+        engine: "postgres".into(),
+        engine_version: "16.4".into(),
+        engine_mode: None,
+        encrypted: true,
+        kms_key_id: None,
+        percent_progress: Some(100),
+        tags: std::collections::BTreeMap::new(),
+    }
+}
+
+fn rds_source() -> rds::RdsSource {
+    rds::RdsSource {
+        configured: Some("shop".parse().unwrap()),
+        server: Some(rds::SourceServer {
+            earliest_restorable: Some("2025-06-14T00:00:00Z".parse().unwrap()),
+            latest_restorable: Some("2025-06-21T14:55:00Z".parse().unwrap()),
+            subnet_group: Some("private".into()),
+            security_groups: vec!["sg-1".into()],
+            ..rds::SourceServer::default()
+        }),
+        snapshot: Some(snapshot()),
+        ..rds::RdsSource::default()
+    }
+}
+
 /// Facts under which `restore` may be done.
 fn good(restore: Restore) -> Facts {
     Facts {
         source: match &restore {
             Restore::Undo { .. } => Source::Previous,
-            Restore::RdsSnapshot { .. } | Restore::RdsPointInTime { .. } => Source::Rds,
+            Restore::RdsSnapshot { .. } | Restore::RdsPointInTime { .. } => rds(rds_source()),
             _ => Source::Backup(manifest()),
         },
         restore,
@@ -144,7 +181,7 @@ fn rules() -> Vec<Rule> {
             "restore-source-unfit",
             |_| true,
             |f| {
-                f.source = if f.source == Source::Rds { Source::Previous } else { Source::Rds };
+                f.source = if matches!(f.source, Source::Rds(_)) { Source::Previous } else { rds(rds_source()) };
             },
         ),
         rule(
@@ -372,5 +409,57 @@ fn an_approval_opens_until_it_expires() {
         assert_eq!(refusals(&with(now())), []);
         let until = now() - SignedDuration::from_secs(1);
         assert_eq!(refusals(&with(until)), [Refusal::ApprovalExpired { until }]);
+    }
+}
+
+#[test]
+fn a_new_server_is_made_only_of_the_configured_ones_snapshots_and_logs() {
+    use super::rds::{RdsSource, Wanted};
+    type Change = fn(&mut RdsSource);
+    let from_snapshot = || Restore::RdsSnapshot { snapshot: Some("x".into()), instance: "shop-2".into() };
+    let at = |text: &str| Restore::RdsPointInTime { moment: Some(text.parse().unwrap()), instance: "shop-2".into() };
+    let named = |name: &str| Restore::RdsSnapshot { snapshot: None, instance: name.into() };
+    let placed = |s: &mut RdsSource| {
+        s.server = None;
+        s.wanted =
+            Wanted { subnet_group: Some("private".into()), security_groups: vec!["sg-9".into()], ..Wanted::default() };
+    };
+    let rows: Vec<(Restore, Change, &[&str])> = vec![
+        (from_snapshot(), |_| {}, &[]),
+        (from_snapshot(), |s| s.configured = None, &["restore-rds-not-configured"]),
+        (from_snapshot(), |s| s.snapshot = None, &["restore-rds-snapshot-unknown"]),
+        (from_snapshot(), |s| s.foreign_arn = Some("arn".into()), &["restore-rds-snapshot-foreign"]),
+        (from_snapshot(), |s| s.configured = Some("other".parse().unwrap()), &["restore-rds-snapshot-foreign"]),
+        (
+            from_snapshot(),
+            |s| s.configured = Some("cluster:shop".parse().unwrap()),
+            &["restore-rds-snapshot-foreign", "restore-rds-class-unknown"],
+        ),
+        (
+            from_snapshot(),
+            |s| s.snapshot.as_mut().unwrap().status = "creating".into(),
+            &["restore-rds-snapshot-not-available"],
+        ),
+        (from_snapshot(), |s| s.taken = Some("shop2".into()), &["restore-rds-target-exists"]),
+        (from_snapshot(), |s| s.server = None, &["restore-rds-source-missing"]),
+        (from_snapshot(), placed, &[]),
+        (at("2025-06-20T00:00:00Z"), placed, &["restore-rds-source-missing"]),
+        (at("2025-06-20T00:00:00Z"), |_| {}, &[]),
+        (at("2025-06-21T14:55:01Z"), |_| {}, &["restore-rds-moment-outside"]),
+        (at("2025-06-13T23:59:59Z"), |_| {}, &["restore-rds-moment-outside"]),
+        (
+            Restore::RdsPointInTime { moment: None, instance: "shop-2".into() },
+            |s| s.server.as_mut().unwrap().latest_restorable = None,
+            &["restore-rds-moment-outside"],
+        ),
+        (named("shop_2"), |_| {}, &["restore-name-invalid"]),
+        (named(&"a".repeat(62)), |_| {}, &["restore-name-invalid"]),
+    ];
+    for (restore, change, expected) in rows {
+        let mut source = rds_source();
+        change(&mut source);
+        let facts = Facts { source: rds(source), ..good(restore) };
+        let codes: Vec<&str> = refusals(&facts).iter().map(Refusal::code).collect();
+        assert_eq!(codes, expected, "{:?} {:?}", facts.restore, facts.source);
     }
 }
