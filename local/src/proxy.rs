@@ -32,6 +32,14 @@ struct Cut {
     once: bool,
 }
 
+/// Stops everything where a client says something.
+#[derive(Debug, Clone)]
+struct Stop {
+    text: Vec<u8>,
+    nth: usize,
+    passes: bool,
+}
+
 /// The connection is to be reset, on both sides.
 struct Reset;
 
@@ -46,6 +54,8 @@ struct Shared {
     target: SocketAddr,
     options: ProxyOptions,
     cut: Mutex<Option<Cut>>,
+    stop: Mutex<Option<Stop>>,
+    stopped: watch::Sender<bool>,
     refusing: watch::Sender<bool>,
     silent: watch::Sender<bool>,
     /// Counts up: connections older than its value are reset.
@@ -63,6 +73,8 @@ impl Proxy {
             target,
             options,
             cut: Mutex::new(None),
+            stop: Mutex::new(None),
+            stopped: watch::Sender::new(false),
             refusing: watch::Sender::new(false),
             silent: watch::Sender::new(false),
             generation: watch::Sender::new(0),
@@ -102,9 +114,23 @@ impl Proxy {
         self.shared.silent.send_replace(silent);
     }
 
+    /// Stops all connections where a client sends `text` for the n-th time, counted from 1: before it, or where it
+    /// `passes`, once the server has answered and before the client hears of it. What is held back there never arrives; [`Proxy::cut_all`] ends it.
+    pub fn stop_at(&self, text: &str, nth: usize, passes: bool) {
+        self.shared.stopped.send_replace(false);
+        *self.shared.stop() = Some(Stop { text: text.as_bytes().to_vec(), nth, passes });
+    }
+
+    /// Waits until it has stopped.
+    pub async fn stopped(&self) {
+        let mut stopped = self.shared.stopped.subscribe();
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+
     /// Ends every fault that is set.
     pub fn heal(&self) {
         *self.shared.cut() = None;
+        *self.shared.stop() = None;
         self.refuse(false);
         self.blackhole(false);
     }
@@ -130,6 +156,21 @@ impl Drop for Proxy {
 impl Shared {
     fn cut(&self) -> MutexGuard<'_, Option<Cut>> {
         self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self) -> MutexGuard<'_, Option<Stop>> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a client's chunk is what is waited for, and whether it is to pass. Statements come in one chunk.
+    fn stops(&self, chunk: &[u8]) -> Option<bool> {
+        let mut stop = self.stop();
+        let wanted = stop.as_mut()?;
+        if !chunk.windows(wanted.text.len()).any(|window| window == wanted.text) {
+            return None;
+        }
+        wanted.nth = wanted.nth.saturating_sub(1);
+        (wanted.nth == 0).then(|| stop.take()).flatten().map(|stop| stop.passes)
     }
 
     async fn listen(self: Arc<Self>, first: TcpListener) {
@@ -174,8 +215,9 @@ impl Shared {
         let (from_client, mut to_client) = client.into_split();
         let (from_server, mut to_server) = server.into_split();
         let finished = {
-            let up = self.pump(from_client, &mut to_server, false);
-            let down = self.pump(from_server, &mut to_client, true);
+            let answered = AtomicU64::new(0);
+            let up = self.pump(from_client, &mut to_server, false, &answered);
+            let down = self.pump(from_server, &mut to_client, true, &answered);
             tokio::select! {
                 // Each direction ends on its own: a half-closed connection goes on.
                 both = async { tokio::try_join!(up, down) } => both.is_ok(),
@@ -192,8 +234,14 @@ impl Shared {
         }
     }
 
-    /// Passes one direction on until it ends.
-    async fn pump(&self, mut from: OwnedReadHalf, to: &mut OwnedWriteHalf, to_client: bool) -> Result<(), Reset> {
+    /// Passes one direction on until it ends. `answered` counts what the server has sent, passed on or not.
+    async fn pump(
+        &self,
+        mut from: OwnedReadHalf,
+        to: &mut OwnedWriteHalf,
+        to_client: bool,
+        answered: &AtomicU64,
+    ) -> Result<(), Reset> {
         let (chunks, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_IN_FLIGHT);
         let latency = self.options.latency.unwrap_or_default();
         let read = async move {
@@ -202,6 +250,9 @@ impl Shared {
                 match from.read(&mut buffer).await {
                     Ok(0) => return Ok(()),
                     Ok(length) => {
+                        if to_client {
+                            answered.fetch_add(length as u64, Ordering::Relaxed);
+                        }
                         if chunks.send((Instant::now() + latency, buffer[..length].to_vec())).await.is_err() {
                             return Ok(());
                         }
@@ -217,6 +268,18 @@ impl Shared {
             while let Some((due, chunk)) = arriving.recv().await {
                 tokio::time::sleep_until(due.max(free_at)).await;
                 let _ = silent.wait_for(|silent| !silent).await;
+                if !to_client && let Some(passes) = self.stops(&chunk) {
+                    self.silent.send_replace(true);
+                    let before = answered.load(Ordering::Relaxed);
+                    if passes && to.write_all(&chunk).await.is_err() {
+                        return Err(Reset);
+                    }
+                    while passes && answered.load(Ordering::Relaxed) == before {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    self.stopped.send_replace(true);
+                    std::future::pending::<()>().await;
+                }
                 let allowed = if to_client { self.allowed(passed, chunk.len()) } else { chunk.len() };
                 if to.write_all(&chunk[..allowed]).await.is_err() || allowed < chunk.len() {
                     return Err(Reset);

@@ -88,6 +88,9 @@ impl From<StoreError> for Fault {
                 "store-unavailable",
                 Some("the store was still failing after several attempts; the next run starts afresh"),
             ),
+            Some("NoSuchKey" | "NoSuchVersion") => {
+                ("backup-object-missing", Some("it was deleted, whatever its manifest says: restore another backup"))
+            }
             Some("InvalidObjectState") => (
                 "store-object-archived",
                 Some("the object has to be thawed; a restore does that where it reads a dump"),

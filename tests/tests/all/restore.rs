@@ -70,13 +70,25 @@ pub fn new(database: &str) -> Restore {
 
 /// Everything that a clearance demands is so.
 pub async fn cleared(bed: &Bed, asked: Restore, source: Source, safety: Option<&Manifest>) -> Clearance {
+    cleared_with(bed, asked, source, safety, |_| ()).await
+}
+
+pub async fn cleared_with(
+    bed: &Bed,
+    asked: Restore,
+    source: Source,
+    safety: Option<&Manifest>,
+    choose: impl FnOnce(&mut Options),
+) -> Clearance {
+    let mut options = Options::default();
+    choose(&mut options);
     let client = bed.cluster.connect("postgres").await.unwrap();
     let identifier: String =
         client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.unwrap().get(0);
     let databases = client.query("SELECT datname::text FROM pg_database", &[]).await.unwrap();
     let facts = Facts {
         restore: asked,
-        options: Options::default(),
+        options,
         source,
         passkey: Passkey::Accepted,
         environment: "test".parse().unwrap(),
@@ -244,13 +256,21 @@ async fn a_drill_is_recorded_and_leaves_nothing_but_the_record() {
     schema::create(&bed.cluster, "source", 300).await;
     let manifest = exported(&bed, "source").await;
     assert_eq!(manifest.verified.as_ref().unwrap().by, "read-back");
+    // What this release does not know of is somebody else's to read.
+    let key = bed.manifests().pop().unwrap();
+    let mut noted: serde_json::Value = serde_json::from_slice(&bed.get(&key).await).unwrap();
+    noted["hold"] = json!({"by": "legal", "until": null});
+    noted["expired_artifacts"] = json!(["sql"]);
+    put(&bed, &key, noted.to_string().into_bytes()).await;
     let asked = Restore::Verify { scratch: "drill".to_owned() };
     let clearance = cleared(&bed, asked, backup(&manifest), None).await;
     let receipt = engine(&bed).await.carry_out(clearance).await.unwrap();
     assert_eq!((receipt.rows, receipt.proved_by), (manifest.rows(), "fingerprints"));
     assert!(!exists(&bed, "drill").await);
-    let key = bed.manifests().pop().unwrap();
     let recorded = Manifest::parse(&bed.get(&key).await).unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&bed.get(&key).await).unwrap();
+    noted["verified"] = body["verified"].clone();
+    assert_eq!(body, noted);
     assert_eq!(recorded.verified.as_ref().unwrap().by, "restore-drill");
     assert_eq!(Manifest { verified: manifest.verified.clone(), ..recorded }, manifest);
 }

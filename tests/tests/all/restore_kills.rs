@@ -1,0 +1,281 @@
+//! Restores that are killed, or cut off, at every step: what was live is whole, and the next restore works.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use holdfast_local::lambda::InvokeOptions;
+use holdfast_local::proxy::{Proxy, ProxyOptions};
+use serde_json::{Value, json};
+
+use crate::restore_guard::{Guarded, PASSKEY, RESTORE, code};
+
+const DATABASES: &str = "SELECT datname::text, datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database
+                          WHERE datname NOT LIKE 'template%' AND datname <> 'postgres' ORDER BY 1";
+
+/// The guarded function behind a proxy, its live database, and a backup of what that was before.
+struct Scene {
+    guarded: Guarded,
+    proxy: Proxy,
+    id: String,
+}
+
+impl Scene {
+    async fn start(settings: &[(&str, &str)]) -> Self {
+        let guarded = Guarded::start().await;
+        let port = guarded.bed.cluster.port();
+        let proxy = Proxy::start(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), ProxyOptions::default()).await.unwrap();
+        let url = guarded.bed.cluster.url("shop").replace(&format!(":{port}/"), &format!(":{}/", proxy.addr().port()));
+        let mut all = vec![("DATABASE_URL", url.as_str()), ("WORKERS", "2"), ("SAFETY_BACKUP_MINUTES", "30")];
+        all.extend_from_slice(settings);
+        guarded.register(&all);
+        guarded.bed.cluster.execute("postgres", "COMMENT ON DATABASE shop IS 'ours'").await.unwrap();
+        guarded.bed.register_export("shop", &[]);
+        let id = guarded.bed.export(json!({"purpose": "test"})).await["id"].as_str().unwrap().to_owned();
+        let sql = "DELETE FROM orders WHERE id > 100; UPDATE customers SET name = 'changed'";
+        guarded.bed.cluster.execute("shop", sql).await.unwrap();
+        Self { guarded, proxy, id }
+    }
+
+    fn request(&self, mode: &str, more: &Value) -> Value {
+        let mut request = json!({"mode": mode, "passkey": PASSKEY});
+        if mode != "undo" {
+            request["backup"] = json!(self.id);
+        }
+        for (name, value) in more.as_object().unwrap() {
+            request[name.as_str()] = value.clone();
+        }
+        request
+    }
+
+    async fn succeeds(&self, mode: &str, more: &Value) -> Value {
+        let outcome = self.guarded.ask(self.request(mode, more)).await;
+        assert!(!outcome.is_error(), "{mode}: {:#}\n{}", outcome.payload, outcome.log.join("\n"));
+        outcome.payload
+    }
+
+    async fn contents(&self, database: &str) -> Vec<(String, String)> {
+        self.guarded.bed.contents(database).await.into_iter().collect()
+    }
+
+    /// Kills the function where it says `text` for the n-th time, before that or before the answer.
+    async fn killed_at(&self, request: Value, (text, nth, passes): (&str, usize, bool)) {
+        self.proxy.stop_at(text, nth, passes);
+        let killing = async {
+            let stopped = tokio::time::timeout(Duration::from_secs(30), self.proxy.stopped()).await;
+            assert!(stopped.is_ok(), "{text} was never said");
+            self.guarded.bed.lambda.kill_instances(RESTORE);
+        };
+        let (outcome, ()) = tokio::join!(self.guarded.ask(request), killing);
+        assert_eq!(outcome.payload["errorType"], "Runtime.ExitError", "{text}: {:#}", outcome.payload);
+        self.proxy.cut_all();
+        self.proxy.heal();
+    }
+
+    /// As if a minute had passed since.
+    async fn let_leases_expire(&self) {
+        for key in self.guarded.keys("restores/leases/") {
+            let mut lease: Value = serde_json::from_slice(&self.guarded.bed.get(&key).await).unwrap();
+            lease["expires"] = json!("2020-01-01T00:00:00Z");
+            self.guarded.put(&key, lease.to_string()).await;
+        }
+    }
+
+    /// Names, connection limits and comments of databases.
+    async fn databases(&self) -> Vec<(String, i32, Option<String>)> {
+        let client = self.guarded.bed.cluster.connect("postgres").await.unwrap();
+        let rows = client.query(DATABASES, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_is_killed_anywhere_leaves_the_old_database_or_the_new_one() {
+    let scene = Scene::start(&[]).await;
+    let old = scene.contents("shop").await;
+    let swap = || scene.request("swap", &json!({}));
+    for (number, step) in [
+        ("CREATE DATABASE", 1, false),
+        ("CREATE DATABASE", 1, true),
+        ("COMMENT ON DATABASE", 1, false),
+        ("CREATE TABLE", 1, false),
+        ("FROM STDIN", 1, true),
+        ("ADD CONSTRAINT", 1, false),
+        ("customers (id, name) TO STDOUT", 1, true),
+        ("ANALYZE", 1, true),
+        (" OWNER TO ", 1, false),
+        ("RENAME TO", 1, false),
+        ("RENAME TO", 1, true),
+        ("COMMIT", 1, false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if number == 4 {
+            // While it works, no other works on the same database.
+            scene.proxy.stop_at(step.0, step.1, step.2);
+            let second = async {
+                scene.proxy.stopped().await;
+                let outcome = scene.guarded.ask(swap()).await;
+                scene.guarded.bed.lambda.kill_instances(RESTORE);
+                outcome
+            };
+            let (_, second) = tokio::join!(scene.guarded.ask(swap()), second);
+            assert_eq!(code(&second), "restore-target-busy");
+            scene.proxy.cut_all();
+            scene.proxy.heal();
+        } else {
+            scene.killed_at(swap(), step).await;
+        }
+        assert_eq!(scene.contents("shop").await, old, "{step:?}");
+        let databases = scene.databases().await;
+        assert!(!databases.iter().any(|(name, ..)| name.contains("_before_")), "{step:?}: {databases:?}");
+        // What is left is not to be taken for a database that is complete.
+        let left = databases.iter().filter(|(name, ..)| name.contains("_restore_"));
+        assert!(left.clone().all(|(_, limit, _)| *limit > 1_000_000_000), "{step:?}: {databases:?}");
+        scene.let_leases_expire().await;
+    }
+
+    // Killed between the commit and its answer: the new one is there, and the old one beside it.
+    scene.killed_at(swap(), ("COMMIT", 1, true)).await;
+    scene.let_leases_expire().await;
+    let before = format!("shop_before_{}", scene.id);
+    let names = |databases: &[(String, i32, Option<String>)]| -> Vec<String> {
+        databases.iter().map(|(name, ..)| name.clone()).collect()
+    };
+    let databases = scene.databases().await;
+    assert_eq!(names(&databases), ["shop".to_owned(), before.clone()]);
+    assert_eq!((databases[0].1, databases[0].2.as_deref()), (-1, Some("ours")));
+    assert_eq!(scene.contents(&before).await, old);
+    let new = scene.contents("shop").await;
+    assert_ne!(new, old);
+
+    // The same for the way back.
+    scene.killed_at(scene.request("undo", &json!({})), ("COMMIT", 1, false)).await;
+    scene.let_leases_expire().await;
+    assert_eq!((scene.contents("shop").await, scene.contents(&before).await), (new.clone(), old.clone()));
+    scene.killed_at(scene.request("undo", &json!({})), ("COMMIT", 1, true)).await;
+    scene.let_leases_expire().await;
+    assert_eq!(scene.contents("shop").await, old);
+
+    scene.succeeds("swap", &json!({})).await;
+    assert_eq!(scene.contents("shop").await, new);
+    let undone = format!("shop_undone_{}", scene.id);
+    assert_eq!(names(&scene.databases().await), ["shop".to_owned(), before, undone]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_are_killed_leave_the_old_rows_and_no_schema() {
+    let scene = Scene::start(&[]).await;
+    let old = scene.contents("shop").await;
+    let client = scene.guarded.bed.cluster.connect("shop").await.unwrap();
+    let schema = async || -> bool {
+        let sql = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname LIKE 'restore%')";
+        client.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    let chosen = json!({"tables": ["public.orders", "public.customers"]});
+    let original = json!({"tables": ["public.orders", "public.customers"], "into": "original"});
+    for step in [("CREATE SCHEMA", 1, true), ("FROM STDIN", 1, true), ("ANALYZE", 1, false)] {
+        scene.killed_at(scene.request("tables", &chosen), step).await;
+        assert_eq!(
+            scene.contents("shop").await.into_iter().filter(|(name, _)| !name.contains("restore_")).collect::<Vec<_>>(),
+            old
+        );
+        scene.let_leases_expire().await;
+    }
+    scene.succeeds("tables", &chosen).await;
+    assert!(schema().await);
+    client.batch_execute(&format!("DROP SCHEMA \"restore_{}\" CASCADE", scene.id)).await.unwrap();
+
+    for step in [
+        ("LOCK TABLE", 1, true),
+        ("TRUNCATE", 1, true),
+        ("FROM STDIN", 2, true),
+        ("ADD CONSTRAINT", 1, false),
+        ("COMMIT", 1, false),
+    ] {
+        scene.killed_at(scene.request("tables", &original), step).await;
+        // Not only are they there: nobody holds them.
+        client.batch_execute("SET lock_timeout = '5s'; BEGIN; LOCK TABLE orders; ROLLBACK").await.unwrap();
+        assert_eq!(scene.contents("shop").await, old, "{step:?}");
+        scene.let_leases_expire().await;
+    }
+    scene.killed_at(scene.request("tables", &original), ("COMMIT", 1, true)).await;
+    scene.let_leases_expire().await;
+    let new = scene.contents("shop").await;
+    assert_ne!(new, old);
+    scene.succeeds("tables", &original).await;
+    assert_eq!(scene.contents("shop").await, new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_mode_works_through_the_function_and_is_written_down() {
+    let scene = Scene::start(&[]).await;
+    let old = scene.contents("shop").await;
+    let outcome = scene.guarded.ask(json!({"mode": "verify", "backup": scene.id})).await;
+    assert!(!outcome.is_error(), "{:#}", outcome.payload);
+    let log = outcome.log.join("\n");
+    assert!(log.contains("\"RestoreDrillSucceeded\":1.0"), "{log}");
+    let key = scene.guarded.bed.manifests().pop().unwrap();
+    let manifest: Value = serde_json::from_slice(&scene.guarded.bed.get(&key).await).unwrap();
+    assert_eq!(manifest["verified"]["by"], "restore-drill");
+
+    let made = scene.succeeds("new_database", &json!({})).await;
+    let copy = made["database"].as_str().unwrap().to_owned();
+    let new = scene.contents(&copy).await;
+    assert_ne!(new, old);
+    let databases = scene.databases().await;
+    let made = databases.iter().find(|(name, ..)| *name == copy).unwrap();
+    assert_eq!((made.1, &made.2), (-1, &None), "it is a database like any other");
+
+    let receipt = scene.succeeds("tables", &json!({"tables": ["orders"]})).await;
+    assert_eq!(receipt["schema"], json!(format!("restore_{}", scene.id)));
+    assert_eq!((&receipt["rows"], &receipt["proved_by"]), (&json!(2000), &json!("fingerprints")));
+    let drop = format!("DROP SCHEMA \"restore_{}\" CASCADE", scene.id);
+    scene.guarded.bed.cluster.execute("shop", &drop).await.unwrap();
+    scene.succeeds("swap", &json!({"keep_previous_days": 7})).await;
+    assert_eq!(scene.contents("shop").await, new);
+    scene.succeeds("undo", &json!({})).await;
+    assert_eq!(scene.contents("shop").await, old);
+    let outcome = scene.guarded.ask(scene.request("tables", &json!({"tables": ["*"], "into": "original"}))).await;
+    assert!(!outcome.is_error(), "{:#}", outcome.payload);
+    assert_eq!(scene.contents("shop").await, new);
+    let record = scene.guarded.record(&outcome.request_id).await;
+    assert_eq!((&record["state"], &record["outcome"]), (&json!("succeeded"), &outcome.payload));
+    assert_eq!(record["cleared"]["safety_backup"], json!(scene.id));
+    // The comment says what was put aside, and goes with the name where somebody else wrote it.
+    let databases = scene.databases().await;
+    assert_eq!(databases[0].2.as_deref(), Some("ours"), "{databases:?}");
+
+    let outcome = scene.guarded.ask(scene.request("tables", &json!({"tables": ["nothing"]}))).await;
+    assert_eq!(code(&outcome), "restore-tables-not-found");
+    assert_eq!(scene.guarded.record(&outcome.request_id).await["state"], json!("refused"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_restarts_meanwhile_fails_the_restore_and_nothing_else() {
+    let mut scene = Scene::start(&[]).await;
+    let old = scene.contents("shop").await;
+    for (mode, more) in [
+        ("swap", json!({})),
+        ("tables", json!({"tables": ["orders"], "into": "original"})),
+        ("tables", json!({"tables": ["orders"]})),
+    ] {
+        scene.proxy.stop_at("FROM STDIN", 1, true);
+        let request = scene.request(mode, &more);
+        let Scene { guarded, proxy, .. } = &mut scene;
+        let options = InvokeOptions::default();
+        let lambda = &guarded.bed.lambda;
+        let cluster = &mut guarded.bed.cluster;
+        let restarting = async {
+            proxy.stopped().await;
+            cluster.restart().await.unwrap();
+            proxy.cut_all();
+            proxy.heal();
+        };
+        let (outcome, ()) = tokio::join!(lambda.invoke_with(RESTORE, request, options), restarting);
+        let outcome = outcome.unwrap();
+        assert_eq!(code(&outcome), "database-connection-lost", "{:#}", outcome.payload);
+        assert_eq!(scene.contents("shop").await, old, "{mode}");
+        assert_eq!(scene.databases().await.len(), 1, "{mode}: nothing is left");
+    }
+}

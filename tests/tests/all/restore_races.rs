@@ -1,0 +1,145 @@
+//! Restores beside retention: a backup that is read stays, and one that goes is not restored.
+
+use std::time::Duration;
+
+use holdfast_local::lambda::InvokeOutcome;
+use holdfast_local::s3::{Fault, FaultAction};
+use serde_json::json;
+
+use crate::bed::BUCKET;
+use crate::restore_guard::{Guarded, PASSKEY, RESTORE, code};
+use crate::retention::{KEY, RETENTION, rights, spec};
+use crate::scene::{night, struck};
+
+/// Longer than a run of retention.
+const DELAY: FaultAction = FaultAction::Delay(Duration::from_secs(3));
+
+struct Race {
+    guarded: Guarded,
+}
+
+impl Race {
+    /// Backups of three nights; retention wants the last one.
+    async fn start() -> (Self, [String; 3]) {
+        let guarded = Guarded::start().await;
+        guarded.bed.store().add_key(KEY.0, KEY.1, Some(rights()));
+        let policy = [("ENVIRONMENT", "test"), ("RETENTION_POLICY", r#"{"rules":[{"keep_last":1}]}"#)];
+        guarded.bed.lambda.register(spec(&guarded.bed.s3, &policy));
+        guarded.bed.register_export("shop", &[]);
+        let mut ids = Vec::new();
+        for n in 0..3 {
+            ids.push(guarded.bed.export(night(n)).await["id"].as_str().unwrap().to_owned());
+        }
+        (Self { guarded }, ids.try_into().unwrap())
+    }
+
+    /// Slows down the next call about such a key.
+    fn slow(&self, operation: &'static str, key: &str) {
+        let fault = Fault { key_contains: Some(key.to_owned()), ..Fault::next(operation, DELAY) };
+        self.guarded.bed.store().faults().push(fault);
+    }
+
+    async fn restore(&self, id: &str, name: &str) -> InvokeOutcome {
+        self.guarded.ask(json!({"backup": id, "target_database": name, "passkey": PASSKEY})).await
+    }
+
+    async fn retain(&self) -> InvokeOutcome {
+        self.guarded.bed.lambda.invoke(RETENTION, json!({})).await.unwrap()
+    }
+
+    /// Its current version, not one that was deleted.
+    async fn has_dump(&self, id: &str) -> bool {
+        let key = format!("postgres-exports/dumps/{}-{}-{}/{id}.dump", &id[..4], &id[4..6], &id[6..8]);
+        self.guarded.bed.client().await.head_object().bucket(BUCKET).key(key).send().await.is_ok()
+    }
+
+    async fn has(&self, name: &str) -> bool {
+        self.guarded.databases().await.iter().any(|database| database == name)
+    }
+}
+
+/// The backups whose data a run has deleted.
+fn expired(outcome: &InvokeOutcome) -> Vec<&str> {
+    let (plan, done) = (&outcome.payload["plan"], &outcome.payload["done"]);
+    let ids: Vec<&str> = ["expire", "resume"]
+        .iter()
+        .flat_map(|list| plan[*list].as_array().unwrap_or_else(|| panic!("{:#}", outcome.payload)))
+        .map(|expiry| expiry["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(done["expired"], json!(ids.len()), "{:#}", outcome.payload);
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_and_a_restore_of_what_it_wants_to_expire() {
+    let (race, [first, second, _]) = Race::start().await;
+    let bed = &race.guarded.bed;
+
+    // The rows are being read: the pin keeps retention away from this one, and from no other.
+    race.slow("GetObject", &format!("{first}.dump"));
+    let retaining = async {
+        struck(bed).await;
+        race.retain().await
+    };
+    let (restored, retained) = tokio::join!(race.restore(&first, "one"), retaining);
+    assert!(!restored.is_error(), "{:#}", restored.payload);
+    assert_eq!(expired(&retained), [second.as_str()], "{:#}", retained.payload);
+    assert!(retained.payload["plan"]["keep"].to_string().contains("pinned by"), "{:#}", retained.payload);
+    assert_eq!(bed.contents("one").await, bed.contents("shop").await);
+    assert!(race.has_dump(&first).await && !race.has_dump(&second).await);
+
+    // Retention is done before the pin is written: the manifest that is read then says so.
+    race.slow("PutObject", &format!("pins/{first}"));
+    let retaining = async {
+        struck(bed).await;
+        race.retain().await
+    };
+    let (restored, retained) = tokio::join!(race.restore(&first, "two"), retaining);
+    assert_eq!(expired(&retained), [first.as_str()], "{:#}", retained.payload);
+    assert_eq!(code(&restored), "backup-expired", "{:#}", restored.payload);
+    assert!(!race.has("two").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tombstone_between_pin_and_rows_and_a_pin_of_a_dead_restore() {
+    let (race, [first, second, _]) = Race::start().await;
+    let bed = &race.guarded.bed;
+
+    // The tombstone comes when the restore has read the manifest and reads rows: it is written, and the rows stay.
+    race.slow("PutObject", &format!("{first}.json"));
+    let restoring = async {
+        struck(bed).await;
+        race.slow("GetObject", &format!("{first}.dump"));
+        race.restore(&first, "one").await
+    };
+    let (retained, restored) = tokio::join!(race.retain(), restoring);
+    assert!(!restored.is_error(), "{:#}", restored.payload);
+    assert_eq!(code(&retained), "retention-incomplete", "{:#}", retained.payload);
+    assert!(retained.payload.to_string().contains("its data stays while it is pinned"), "{:#}", retained.payload);
+    assert_eq!(bed.contents("one").await, bed.contents("shop").await);
+    // Released now: what was begun is finished. Once more is not to be had.
+    assert_eq!(expired(&race.retain().await), [first.as_str()]);
+    assert_eq!(code(&race.restore(&first, "two").await), "backup-expired");
+
+    // Of a killed restore the pin stays for as long as its run could have lived.
+    let fourth = bed.export(night(3)).await["id"].as_str().unwrap().to_owned();
+    let third = race.guarded.keys("/metadata/").into_iter().rev().nth(1).unwrap();
+    let third = third.rsplit('/').next().unwrap().trim_end_matches(".json").to_owned();
+    assert!(third < fourth && third > second);
+    race.slow("GetObject", &format!("{third}.dump"));
+    let killing = async {
+        struck(bed).await;
+        bed.lambda.kill_instances(RESTORE);
+    };
+    let (killed, ()) = tokio::join!(race.restore(&third, "three"), killing);
+    assert_eq!(killed.payload["errorType"], "Runtime.ExitError");
+    assert_eq!(expired(&race.retain().await), [] as [&str; 0]);
+    let key = format!("pins/{third}/{}.json", killed.request_id);
+    let mut pin = race.guarded.json(&key).await;
+    let expires: jiff::Timestamp = pin["expires"].as_str().unwrap().parse().unwrap();
+    assert!(expires > jiff::Timestamp::now(), "{pin}");
+    pin["expires"] = json!("2025-01-02T00:00:00Z");
+    race.guarded.put(&key, pin.to_string()).await;
+    assert_eq!(expired(&race.retain().await), [third.as_str()]);
+    assert!(!race.has_dump(&third).await && race.has_dump(&fourth).await);
+}
