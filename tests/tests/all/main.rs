@@ -21,6 +21,7 @@ mod restore_guard;
 mod restore_kills;
 mod restore_races;
 mod restore_rds;
+mod restore_roles;
 mod restore_tables;
 mod restore_thaw;
 mod retention;

@@ -166,6 +166,14 @@ impl Crew<'_> {
                 self.receipt.errors.push(fault.message);
                 Ok(())
             }
+            Err(fault) if fault.code == "restore-object-failed" => {
+                let extensions = self.receipt.left_out.iter().filter(|told| told.starts_with("EXTENSION "));
+                let extensions: Vec<&str> = extensions.map(String::as_str).collect();
+                if extensions.is_empty() {
+                    return Err(fault);
+                }
+                Err(fault.hint(format!("it may need what could not be made: {}", extensions.join("; "))))
+            }
             result => result,
         }
     }
@@ -176,7 +184,8 @@ async fn run(session: &mut RawSession, name: &str, steps: &[Step]) -> Outcome {
     for step in steps {
         match (session.execute_each(&step.statements).await, &step.if_refused) {
             (Ok(_), _) => {}
-            (Err(error), Some(told)) if error.code() == Some("42501") => {
+            // Not permitted; or about an object that was not.
+            (Err(error), Some(told)) if matches!(error.code(), Some("42501" | "42704")) => {
                 left_out.push(format!("{told}: {}", chain(&error)));
             }
             (Err(error), _) => return Outcome { left_out, result: Err(fault(name, &error)) },

@@ -312,7 +312,14 @@ impl Engine {
         let streams = self.workers.min(plan.build.steps.len().max(backup.blocks.len())).max(1);
         let mut sessions = vec![first];
         for _ in 1..streams {
-            sessions.push(self.session(&connector, &settings).await?);
+            match self.session(&connector, &settings).await {
+                Ok(session) => sessions.push(session),
+                Err(fault) if fault.code == "database-too-many-connections" => {
+                    tracing::warn!(streams = sessions.len(), error = %fault, "fewer streams than workers");
+                    break;
+                }
+                Err(fault) => return Err(fault),
+            }
         }
         // What is not reported done yet may be lost in a crash.
         for session in &mut sessions {
