@@ -40,12 +40,14 @@ pub async fn look(
     }
     let active = pins.iter().filter(|pin| pin.is_active(now));
     let pinned: BTreeMap<BackupId, String> = active.map(|pin| (pin.backup_id, pin.request_id.clone())).collect();
+    let held = observed.catalog.records().iter().filter(|record| record.hold).map(|record| record.id).collect();
     let block = plan.blocks.iter().find(|block| block.environment == config.environment);
     let customs = Customs {
         environment: &config.environment,
         sources: &pruning.sources,
         name_prefix: &pruning.name_prefix,
         pinned: &pinned,
+        held: &held,
         working: &observed.working,
         blocked: block.map(|block| block.kind.as_str()),
         now,

@@ -364,6 +364,8 @@ async fn the_latest_is_the_newest_that_is_what_it_says() {
     guarded.put_manifest(root, &elsewhere).await;
     guarded.put(&manifest_key(root, &newer(7)), "{\"manifest_version\":1").await;
     guarded.put(&manifest_key(root, &newer(8)), manifest(root, BACKUP).to_string()).await;
+    // Newest of all, verified as it may call itself: what cannot be restored is not the latest.
+    guarded.put_manifest(root, &edited(manifest(root, &newer(9)), |m| m["restorable"] = json!(false))).await;
     guarded.put(&format!("{root}postgres-exports/metadata/2025-06-11/notes.json"), "{}").await;
     guarded.put(&format!("{root}postgres-exports/metadata/9999-99-99/x.json"), "{}").await;
     let staging = edited(manifest("staging/", "20250620-000000"), |m| m["environment"] = json!("staging"));
@@ -383,6 +385,7 @@ async fn the_latest_is_the_newest_that_is_what_it_says() {
         let told = if told == "evil" { "its dump is not at" } else { told };
         assert!(warnings.contains(told), "{told} in {warnings}");
     }
+    assert!(!warnings.contains(&newer(9)), "nothing is wrong with it: {warnings}");
     for (payload, expected) in [
         (json!({"before": "2025-06-10T00:00:00Z"}), "20250601-000000"),
         (json!({"before": "2025-06-10T00:00:01Z"}), "20250610-000000"),
@@ -396,6 +399,7 @@ async fn the_latest_is_the_newest_that_is_what_it_says() {
         (json!({"backup": newer(3)}), "manifest-unreadable"),
         (json!({"backup": newer(6)}), "manifest-unreadable"),
         (json!({"backup": newer(8)}), "manifest-unreadable"),
+        (json!({"backup": newer(9)}), "backup-not-restorable"),
         (json!({"import": "old.dump"}), "import-not-found"),
     ] {
         assert_eq!(chosen(payload.clone()).await.0, expected, "{payload}");
@@ -554,6 +558,21 @@ async fn changing_what_is_there_needs_a_recent_backup_of_it() {
     assert_eq!((&taken["purpose"], &taken["source"]["database"]), (&json!("safety_backup"), &json!("shop")));
     // It is there now, and recent.
     guarded.passes(swap).await;
+
+    // What cannot be restored is no way back, however recent.
+    let now = jiff::Timestamp::now();
+    // Not the id of the one that was just taken.
+    let id = (now + jiff::SignedDuration::from_mins(1)).strftime("%Y%m%d-%H%M%S").to_string();
+    let mut newer = edited(manifest("", &id), |newer| newer["export_complete"] = json!(now));
+    let found = async |newer: &Value| {
+        guarded.put_manifest("", newer).await;
+        let plan = guarded.plan(json!({"mode": "plan", "plan_for": "swap", "backup": BACKUP})).await;
+        plan["safety_backup"]["found"]["id"].clone()
+    };
+    newer["restorable"] = json!(false);
+    assert_eq!(found(&newer).await, safety);
+    newer["restorable"] = json!(true);
+    assert_eq!(found(&newer).await, json!(id));
 }
 
 #[test]

@@ -58,7 +58,8 @@ impl Catalog {
     /// Takes in the next older backup.
     pub fn add(&mut self, mut record: Record) {
         let measure = std::mem::take(&mut record.measure);
-        if record.verified && !measure.tables.is_empty() {
+        // An export that cannot be restored counts other things than a dump does.
+        if record.verified && record.restorable && !measure.tables.is_empty() {
             let selection = measure.selection.clone();
             let series = (record.environment.clone(), record.database.clone(), record.purpose.clone(), selection);
             let live = record.is_live();

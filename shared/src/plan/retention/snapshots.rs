@@ -22,6 +22,8 @@ pub struct Customs<'a> {
     pub name_prefix: &'a str,
     /// Backups that are pinned, and by whom.
     pub pinned: &'a BTreeMap<BackupId, String>,
+    /// Backups whose manifest says so.
+    pub held: &'a BTreeSet<BackupId>,
     /// Runs that have not ended.
     pub working: &'a BTreeSet<BackupId>,
     /// Why nothing of the environment expires.
@@ -106,7 +108,7 @@ fn decide(
                 Some("blocked: the clock is behind the newest snapshot".to_owned())
             } else if newest == Some(id) || newest.is_none() {
                 Some("newest".to_owned())
-            } else if snapshot.tags.get(TAG_HOLD).is_some_and(|hold| hold == "true") {
+            } else if customs.held.contains(&id) || snapshot.tags.get(TAG_HOLD).is_some_and(|hold| hold == "true") {
                 Some("hold".to_owned())
             } else if let Some(by) = customs.pinned.get(&id) {
                 Some(format!("pinned by {by}"))
@@ -162,6 +164,7 @@ mod tests {
     #[derive(Default)]
     struct Given {
         pinned: BTreeMap<BackupId, String>,
+        held: BTreeSet<BackupId>,
         working: BTreeSet<BackupId>,
         blocked: Option<&'static str>,
         now: Option<&'static str>,
@@ -176,6 +179,7 @@ mod tests {
                 sources: &sources,
                 name_prefix: "manual-export-",
                 pinned: &self.pinned,
+                held: &self.held,
                 working: &self.working,
                 blocked: self.blocked,
                 now: self.now.unwrap_or("2025-06-30T00:00:00Z").parse().unwrap(),
@@ -233,6 +237,8 @@ mod tests {
             ..Given::default()
         };
         assert_eq!(given.deleted(&snapshots), Vec::<String>::new());
+        let held = Given { held: BTreeSet::from([id(2)]), ..Given::default() };
+        assert_eq!(held.deleted(&five()), [day(1), day(3)]);
         let busy: Vec<Snapshot> = (1..=5)
             .map(|n| {
                 snapshot(&day(n), |s| {
@@ -261,6 +267,7 @@ mod tests {
             sources: &sources,
             name_prefix: "manual-export-",
             pinned: &BTreeMap::new(),
+            held: &BTreeSet::new(),
             working: &BTreeSet::new(),
             blocked: None,
             now: "2025-06-30T00:00:00Z".parse().unwrap(),
