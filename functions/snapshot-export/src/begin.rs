@@ -5,7 +5,7 @@ use holdfast_shared::domain::{BackupId, ObjectKey};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::snapshot_export::failure::Failure;
 use holdfast_shared::plan::snapshot_export::run::{Run, RunState};
-use holdfast_shared::plan::snapshot_export::{admit, is_ours, newest};
+use holdfast_shared::plan::snapshot_export::{admit, can_be_handed, is_ours, newest};
 use holdfast_shared::store::PutOutcome;
 use holdfast_shared::store::client::Condition;
 use jiff::Timestamp;
@@ -161,6 +161,7 @@ impl Function {
                     Condition::Etag(etag)
                 }
             };
+            can_be_handed(&self.config.export_role_arn, &self.config.export_kms_key_arn, &self.rules(invocation, ""))?;
             let id = self.free_id(&subject, asked, invocation).await?;
             let body = record(&subject.event_key, id, invocation);
             if let PutOutcome::Written { .. } = self.store.put_if(&event, body.into(), condition).await? {

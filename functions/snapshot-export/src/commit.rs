@@ -3,6 +3,7 @@
 use holdfast_shared::domain::ObjectKey;
 use holdfast_shared::domain::export_task::ExportTask;
 use holdfast_shared::fault::Fault;
+use holdfast_shared::plan::retention::sweep::Found;
 use holdfast_shared::plan::snapshot_export::manifest::{self, Finished};
 use holdfast_shared::plan::snapshot_export::report::{TableReport, parse_info, parse_tables};
 use holdfast_shared::plan::snapshot_export::run::Run;
@@ -44,8 +45,13 @@ impl Function {
             return Err(Fault::new("snapshot-export-report-unreadable", problem));
         }
         let mut tables: Vec<TableReport> = Vec::new();
-        let reports = format!("{folder}export_tables_info_");
-        for file in files.iter().filter(|file| file.key.starts_with(&reports)) {
+        let reports = format!("{folder}export_tables_info_{}", task.id);
+        let (reports, data): (Vec<&Found>, Vec<&Found>) =
+            files.iter().filter(|file| file.key != info_key).partition(|file| file.key.starts_with(&reports));
+        if reports.is_empty() && !data.is_empty() {
+            return Err(missing("there is no export_tables_info"));
+        }
+        for file in reports {
             let report = self.report(&file.key).await?.ok_or_else(|| missing("a report has vanished"))?;
             tables.extend(parse_tables(&report).map_err(|error| unreadable(&file.key, &error))?);
         }

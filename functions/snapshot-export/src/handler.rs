@@ -79,7 +79,9 @@ impl Function {
                 let servers = server.map_or_else(|| self.config.sources.clone(), |server| vec![server]);
                 self.each(&servers, async |server| self.take(server, &asked, invocation).await).await
             }
-            Request::Task { snapshot, table_failure } => self.task_event(&snapshot, table_failure, invocation).await,
+            Request::Task { snapshot, message, table_failed } => {
+                self.task_event(&snapshot, &message, table_failed, invocation).await
+            }
             Request::Poll => self.poll(invocation).await,
             Request::Nothing { reason } => Ok(ignored(&reason)),
         }
@@ -122,36 +124,44 @@ impl Function {
             }
         }
         all_or_what_failed(faults, servers.len())?;
-        Ok(match answers.pop() {
-            Some(only) if answers.is_empty() => only,
-            last => {
-                answers.extend(last);
-                json!({"status": "several", "exports": answers})
-            }
-        })
+        Ok(one_or_several(answers))
     }
 
     async fn task_event(
         &self,
         snapshot: &SnapshotArn,
-        table_failure: Option<String>,
+        message: &str,
+        table_failed: bool,
         invocation: &Invocation,
     ) -> Result<Value, Fault> {
         is_ours(snapshot, &self.rules(invocation, ""))?;
         let open = runs::open(&self.store, Timestamp::now()).await?;
-        let about_it =
+        let of_it =
             |tracked: &Tracked| tracked.run.snapshot_id == snapshot.id() && tracked.run.server.kind == snapshot.kind();
-        let Some(mut tracked) = open.into_iter().find(about_it) else {
+        // Several may be of one snapshot, with other tables each.
+        let open: Vec<Tracked> = open.into_iter().filter(of_it).collect();
+        if open.is_empty() {
             return Ok(ignored(&format!("no open export is of snapshot {}", snapshot.id())));
-        };
-        if let Some(failure) = table_failure {
-            tracing::warn!(failure, backup_id = %tracked.run.backup_id, "a table could not be exported");
-            while !tracked.run.table_failures.contains(&failure) {
-                tracked.run.table_failures.push(failure.clone());
-                tracked.save(&self.store, &invocation.request_id).await?;
+        }
+        tracing::info!(message, snapshot = snapshot.id(), "RDS tells of an export");
+        let named = open.iter().any(|tracked| message.contains(&tracked.run.task_id()));
+        let (runs, mut answers, mut faults) = (open.len(), Vec::new(), Vec::new());
+        for mut tracked in open {
+            let meant = if named { message.contains(&tracked.run.task_id()) } else { tracked.run.task.is_some() };
+            if table_failed && meant {
+                tracing::warn!(message, backup_id = %tracked.run.backup_id, "a table could not be exported");
+                while !tracked.run.table_failures.iter().any(|told| told == message) {
+                    tracked.run.table_failures.push(message.to_owned());
+                    tracked.save(&self.store, &invocation.request_id).await?;
+                }
+            }
+            match self.advance(tracked, invocation).await {
+                Ok(answer) => answers.push(answer),
+                Err(fault) => faults.push(fault),
             }
         }
-        self.advance(tracked, invocation).await
+        all_or_what_failed(faults, runs)?;
+        Ok(one_or_several(answers))
     }
 
     async fn poll(&self, invocation: &Invocation) -> Result<Value, Fault> {
@@ -218,6 +228,16 @@ impl Function {
 fn ignored(reason: &str) -> Value {
     tracing::info!(reason, "nothing to do");
     json!({"status": "ignored", "reason": reason})
+}
+
+fn one_or_several(mut answers: Vec<Value>) -> Value {
+    match answers.pop() {
+        Some(only) if answers.is_empty() => only,
+        last => {
+            answers.extend(last);
+            json!({"status": "several", "exports": answers})
+        }
+    }
 }
 
 fn all_or_what_failed(mut faults: Vec<Fault>, of: usize) -> Result<(), Fault> {

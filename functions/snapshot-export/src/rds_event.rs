@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 const SHAPE: &str = "RDS";
+/// How messages about a task's progress begin.
+const OF_A_TASK: &str = "export task ";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RdsEvent {
@@ -25,7 +27,9 @@ pub enum What {
     /// Done, failed or canceled: RDS is asked which.
     TaskEnded,
     TableFailed,
-    /// A snapshot that is begun or gone, an export's progress, and the like.
+    /// A task has come so far, or a table of it takes long.
+    TaskProgress,
+    /// A snapshot that is begun or gone, and the like.
     Other,
 }
 
@@ -54,12 +58,16 @@ pub fn read(detail_type: &str, detail: &Value) -> Result<Option<RdsEvent>, Fault
 
 /// By its id, which in SNS is a URL that ends with it; some events come without, and are told by their words.
 fn what(id: &str, message: &str) -> What {
+    let message = message.to_ascii_lowercase();
     match id.rsplit('-').next().unwrap_or_default() {
         "0091" | "0169" => What::AutomatedCreated,
         "0042" | "0075" => What::ManualCreated,
         "0159" | "0160" | "0161" | "0162" | "0163" | "0164" => What::TaskEnded,
         "0484" | "0489" => What::TableFailed,
-        "" => by_words(&message.to_ascii_lowercase()),
+        "0486" | "0487" | "0488" | "0491" | "0492" | "0493" => What::TaskProgress,
+        "" => by_words(&message),
+        // Documented without an id, or not yet.
+        _ if message.starts_with(OF_A_TASK) => What::TaskProgress,
         _ => What::Other,
     }
 }
@@ -70,6 +78,8 @@ fn by_words(message: &str) -> What {
         What::TableFailed
     } else if says(&["export task"]) && ["failed", "canceled", "completed"].iter().any(|end| says(&[end])) {
         What::TaskEnded
+    } else if message.starts_with(OF_A_TASK) {
+        What::TaskProgress
     } else if says(&["automated", "snapshot created"]) {
         What::AutomatedCreated
     } else if says(&["manual", "snapshot created"]) {
@@ -102,6 +112,13 @@ mod tests {
             ("RDS-EVENT-0161", "", What::TaskEnded),
             ("RDS-EVENT-0162", "", What::TaskEnded),
             ("RDS-EVENT-0484", "", What::TableFailed),
+            (
+                "RDS-EVENT-0487",
+                "Export task x: Table a is in progress, and the exported size is 9 GB.",
+                What::TaskProgress,
+            ),
+            ("RDS-EVENT-0493", "", What::TaskProgress),
+            ("RDS-EVENT-9999", "Export task x: Export progress is at 40%", What::TaskProgress),
             ("RDS-EVENT-0090", "Creating automated snapshot", What::Other),
             ("RDS-EVENT-0041", "", What::Other),
             ("", "Automated snapshot created", What::AutomatedCreated),
@@ -110,6 +127,7 @@ mod tests {
             ("", "The snapshot export task completed.", What::TaskEnded),
             ("", "The cluster snapshot export task was canceled.", What::TaskEnded),
             ("", "Export task x: Table extraction failed for table shop.public.a due to b.", What::TableFailed),
+            ("", "Export task x: Export progress is at 40% with 1 table(s) in-progress.", What::TaskProgress),
             ("", "Deleted user snapshot", What::Other),
         ] {
             let read = read("RDS DB Snapshot Event", &event(id, message)).unwrap().unwrap();

@@ -32,7 +32,8 @@ pub enum Request {
     /// Something has happened to a task of this snapshot.
     Task {
         snapshot: SnapshotArn,
-        table_failure: Option<String>,
+        message: String,
+        table_failed: bool,
     },
     Poll,
     /// Understood, and nothing to do.
@@ -144,8 +145,10 @@ fn rds(detail_type: &str, detail: &Value, now: Timestamp, customs: Customs) -> R
     let starts = match event.what {
         What::AutomatedCreated => customs.export_on.automated,
         What::ManualCreated => true,
-        What::TaskEnded => return Ok(Request::Task { snapshot, table_failure: None }),
-        What::TableFailed => return Ok(Request::Task { snapshot, table_failure: Some(event.message) }),
+        What::TaskEnded | What::TaskProgress | What::TableFailed => {
+            let table_failed = event.what == What::TableFailed;
+            return Ok(Request::Task { snapshot, message: event.message, table_failed });
+        }
         What::Other => false,
     };
     if !starts {
@@ -286,8 +289,9 @@ mod tests {
         };
         assert!(matches!(understood(&event("RDS-EVENT-0091")).unwrap(), Request::Snapshot { asked, .. }
             if asked.at.to_string() == "2025-06-21T02:05:00Z"));
-        assert!(matches!(understood(&event("RDS-EVENT-0161")).unwrap(), Request::Task { table_failure: None, .. }));
-        assert!(matches!(understood(&event("RDS-EVENT-0484")).unwrap(), Request::Task { table_failure: Some(_), .. }));
+        assert!(matches!(understood(&event("RDS-EVENT-0161")).unwrap(), Request::Task { table_failed: false, .. }));
+        assert!(matches!(understood(&event("RDS-EVENT-0487")).unwrap(), Request::Task { table_failed: false, .. }));
+        assert!(matches!(understood(&event("RDS-EVENT-0484")).unwrap(), Request::Task { table_failed: true, .. }));
         assert!(matches!(understood(&event("RDS-EVENT-0090")).unwrap(), Request::Nothing { .. }));
         let off = Customs { export_on: ExportOn { automated: false, manual: false }, ..CUSTOMS };
         let off = understand(&event("RDS-EVENT-0091"), "r", Timestamp::UNIX_EPOCH, off).unwrap();

@@ -170,6 +170,18 @@ pub fn is_ours(arn: &SnapshotArn, rules: &Rules<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether RDS could be handed a role and a key at all; whether it may use them is known to RDS alone.
+pub fn can_be_handed(role_arn: &str, key_arn: &str, rules: &Rules<'_>) -> Result<(), Failure> {
+    let part = |arn: &str, index: usize| arn.split(':').nth(index).unwrap_or_default().to_owned();
+    if part(role_arn, 4) != rules.account {
+        return Err(Failure::RoleNotOurs { arn: role_arn.to_owned() });
+    }
+    if part(key_arn, 3) != rules.region {
+        return Err(Failure::KeyElsewhere { arn: key_arn.to_owned(), region: rules.region.to_owned() });
+    }
+    Ok(())
+}
+
 /// The newest snapshot that is there.
 pub fn newest(snapshots: &[Snapshot]) -> Option<&Snapshot> {
     let there = snapshots.iter().filter(|snapshot| snapshot.is_available() && snapshot.created.is_some());

@@ -13,23 +13,23 @@ use crate::bed::{BUCKET, binary, s3_client};
 
 pub const SNAPSHOT_EXPORT: &str = "snapshot-export";
 const KEY: (&str, &str) = ("snapshot-export-role", "snapshot-export-role-secret");
-const ROLE: &str = "arn:aws:iam::123456789012:role/holdfast-rds-export";
-const KMS_KEY: &str = "arn:aws:kms:us-east-1:123456789012:key/export";
+pub const ROLE: &str = "arn:aws:iam::123456789012:role/holdfast-rds-export";
+pub const KMS_KEY: &str = "arn:aws:kms:us-east-1:123456789012:key/export";
 const AUTOMATED: &str = "rds:shop-2025-06-21-02-00";
 
 fn rights() -> Permissions {
     crate::bed::rights(SNAPSHOT_EXPORT, &[""], &[])
 }
 
-struct Rig {
-    s3: S3Server,
+pub struct Rig {
+    pub s3: S3Server,
     rds: RdsServer,
     lambda: LambdaServer,
 }
 
 impl Rig {
     /// With an instance `shop`, a cluster `aurora` and an automated snapshot of each.
-    async fn start(settings: &[(&str, &str)]) -> Self {
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
         let s3 = S3Server::start(S3Options::default()).await.unwrap();
         s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, object_lock: false }).unwrap();
         s3.store().add_key(KEY.0, KEY.1, Some(rights()));
@@ -67,43 +67,60 @@ impl Rig {
         self.lambda.register(spec);
     }
 
-    async fn invoke(&self, payload: Value) -> InvokeOutcome {
+    pub async fn invoke(&self, payload: Value) -> InvokeOutcome {
         self.lambda.invoke(SNAPSHOT_EXPORT, payload).await.unwrap()
     }
 
-    async fn run(&self, payload: Value) -> Value {
+    pub async fn run(&self, payload: Value) -> Value {
         let outcome = self.invoke(payload).await;
         assert!(!outcome.is_error(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
         outcome.payload
     }
 
-    async fn poll(&self) -> Value {
+    pub async fn poll(&self) -> Value {
         self.run(json!({"mode": "poll"})).await["exports"].clone()
     }
 
     /// Code and message.
-    async fn fails(&self, payload: Value) -> (String, String) {
+    pub async fn fails(&self, payload: Value) -> (String, String) {
         let outcome = self.invoke(payload).await;
         assert!(outcome.is_error(), "{:#}", outcome.payload);
         let text = |field: &str| outcome.payload[field].as_str().unwrap_or_default().to_owned();
         (text("errorType"), text("errorMessage"))
     }
 
-    fn keys(&self, part: &str) -> Vec<String> {
+    pub fn keys(&self, part: &str) -> Vec<String> {
         let objects = self.s3.store().objects(BUCKET).into_iter();
         let live = objects.filter(|object| object.is_latest && !object.delete_marker).map(|object| object.key);
         live.filter(|key| key.contains(part)).collect()
     }
 
-    async fn json(&self, key: &str) -> Value {
+    pub async fn json(&self, key: &str) -> Value {
         let object = s3_client(&self.s3).get_object().bucket(BUCKET).key(key).send().await.unwrap();
         serde_json::from_slice(&object.body.collect().await.unwrap().into_bytes()).unwrap()
     }
 
-    async fn manifest(&self) -> Value {
+    pub async fn manifest(&self) -> Value {
         let keys = self.keys("/metadata/");
         assert_eq!(keys.len(), 1, "{keys:?}");
         self.json(&keys[0]).await
+    }
+
+    /// As an operator could, or as time does.
+    async fn edit_run(&self, id: &str, edit: impl FnOnce(&mut Value)) {
+        let key = format!("runs/rds-exports/{id}.json");
+        let mut run = self.json(&key).await;
+        edit(&mut run);
+        self.put(&key, run.to_string()).await;
+    }
+
+    pub async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+        let put = s3_client(&self.s3).put_object().bucket(BUCKET).key(key).body(body.into().into());
+        put.send().await.unwrap();
+    }
+
+    fn told(&self, metric: &str) -> usize {
+        self.lambda.logs(SNAPSHOT_EXPORT).join("\n").matches(&format!("\"{metric}\":1")).count()
     }
 
     fn started(&self) -> usize {
@@ -113,11 +130,23 @@ impl Rig {
 
 /// RDS's event through EventBridge.
 fn event(id: &str, arn: &str) -> Value {
-    json!({"version": "0", "detail-type": "RDS DB Snapshot Event", "source": "aws.rds", "account": "123456789012",
+    let of_cluster = arn.contains(":cluster-snapshot:");
+    let [detail_type, source_type] = match of_cluster {
+        true => ["RDS DB Cluster Snapshot Event", "CLUSTER_SNAPSHOT"],
+        false => ["RDS DB Snapshot Event", "SNAPSHOT"],
+    };
+    json!({"version": "0", "detail-type": detail_type, "source": "aws.rds", "account": "123456789012",
            "time": "2025-06-21T02:05:00Z", "region": "us-east-1", "resources": [arn],
-           "detail": {"EventCategories": ["creation"], "SourceType": "SNAPSHOT", "SourceArn": arn, "EventID": id,
-                      "Date": "2025-06-21T02:05:00.000Z", "SourceIdentifier": arn.rsplit(":snapshot:").next(),
+           "detail": {"EventCategories": ["creation"], "SourceType": source_type, "SourceArn": arn, "EventID": id,
+                      "Date": "2025-06-21T02:05:00.000Z", "SourceIdentifier": arn.rsplit("snapshot:").next(),
                       "Message": "Automated snapshot created"}})
+}
+
+/// The same event in other words.
+fn saying(id: &str, arn: &str, message: &str) -> Value {
+    let mut event = event(id, arn);
+    event["detail"]["Message"] = json!(message);
+    event
 }
 
 /// The same event through SNS.
@@ -176,6 +205,11 @@ async fn an_automated_snapshot_is_exported_once_followed_and_listed() {
     assert!(manifest["verified"].is_null());
     let refused = Manifest::parse(manifest.to_string().as_bytes()).unwrap_err();
     assert!(refused.to_string().contains("cannot be restored"), "{refused}");
+    assert_eq!(
+        (rig.told("SnapshotExportSucceeded"), rig.told("BackupSucceeded")),
+        (1, 0),
+        "no dead man's switch is held"
+    );
 
     // Whatever comes late changes nothing, and starts nothing.
     assert_eq!(rig.run(event("RDS-EVENT-0161", &arn(AUTOMATED))).await["status"], "ignored");
@@ -263,8 +297,7 @@ async fn what_rds_fails_is_told_with_its_reason_and_not_listed() {
         code == "snapshot-export-failed" && message.contains(cause) && message.contains(AUTOMATED),
         "{code} {message}"
     );
-    let log = rig.lambda.logs(SNAPSHOT_EXPORT).join("\n");
-    assert!(log.contains(r#""SnapshotExportFailed":1"#), "{log}");
+    assert_eq!(rig.told("SnapshotExportFailed"), 1);
     assert!(rig.keys("/metadata/").is_empty());
     assert_eq!(rig.poll().await, json!([]), "it has ended");
     let late = rig.run(event("RDS-EVENT-0091", &arn(AUTOMATED))).await;
@@ -287,10 +320,8 @@ async fn what_rds_fails_is_told_with_its_reason_and_not_listed() {
     let end = Step::new("COMPLETE", 100).warning("1 table was skipped");
     rig.rds.script_task(Course { steps: vec![Step::new("IN_PROGRESS", 9), end], tables });
     rig.run(json!({"snapshot": AUTOMATED})).await;
-    let mut table_failed = event("RDS-EVENT-0484", &arn(AUTOMATED));
-    table_failed["detail"]["Message"] =
-        json!("Export task x: Table extraction failed for table blobs due to its size.");
-    assert_eq!(rig.run(table_failed).await["status"], "exporting");
+    let message = "Export task x: Table extraction failed for table blobs due to its size.";
+    assert_eq!(rig.run(saying("RDS-EVENT-0484", &arn(AUTOMATED), message)).await["status"], "exporting");
     let done = rig.poll().await;
     assert_eq!((&done[0]["status"], &done[0]["tables"]), (&json!("complete"), &json!(1)));
     let manifest = rig.manifest().await;
@@ -299,7 +330,86 @@ async fn what_rds_fails_is_told_with_its_reason_and_not_listed() {
         assert!(warnings.contains(told), "{told} in {warnings}");
     }
     assert!(manifest["notes"].as_str().unwrap().contains("blobs"));
-    assert!(rig.lambda.logs(SNAPSHOT_EXPORT).join("\n").contains(r#""SnapshotExportWarnings":1"#));
+    assert_eq!(rig.told("SnapshotExportWarnings"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_have_events_of_their_own_and_each_export_of_a_snapshot_hears_of_its_own() {
+    let rig = Rig::start(&[("EXPORT_ON", "both")]).await;
+    let of_cluster = |id: &str| arn(id).replace(":snapshot:", ":cluster-snapshot:");
+    let automated = of_cluster("rds:aurora-2025-06-21");
+    let steps = vec![Step::new("IN_PROGRESS", 20), Step::new("IN_PROGRESS", 60), Step::new("COMPLETE", 100)];
+    rig.rds.script_task(Course { steps, ..Course::default() });
+    let begun = rig.run(event("RDS-EVENT-0169", &automated)).await;
+    assert_eq!((&begun["server"], &begun["status"]), (&json!("cluster:aurora"), &json!("exporting")));
+    let other = rig.run(json!({"snapshot": automated, "tables": ["shop.public.orders"]})).await;
+    assert!(other["status"] == "queued" && other["id"] != begun["id"], "{other}");
+
+    // How far it is stands in the log, and what is told of one is not put down to the other.
+    let progress = "Export task export-20250621-020500: Export progress is at 20% with 1 table(s) in-progress";
+    let told = rig.run(saying("RDS-EVENT-0494", &automated, progress)).await;
+    assert_eq!((&told["status"], told["exports"].as_array().unwrap().len()), (&json!("several"), 2));
+    let log = rig.lambda.logs(SNAPSHOT_EXPORT).join("\n");
+    assert!(log.contains(progress) && log.contains("the export task is under way"), "{log}");
+    let failed = "Export task export-20250621-020500: Table extraction failed for table public.blobs due to its size.";
+    rig.run(saying("RDS-EVENT-0489", &automated, failed)).await;
+    let failures = async |id: &Value| {
+        rig.json(&format!("runs/rds-exports/{}.json", id.as_str().unwrap())).await["table_failures"].clone()
+    };
+    assert_eq!(failures(&begun["id"]).await, json!([failed]));
+    assert_eq!(failures(&other["id"]).await, Value::Null);
+    let ended = rig.run(event("RDS-EVENT-0164", &automated)).await;
+    assert_eq!(
+        (&ended["exports"][0]["status"], &ended["exports"][0]["warnings"]),
+        (&json!("complete"), &json!([failed]))
+    );
+    // Its task was the only thing that the other waited for.
+    assert_eq!(ended["exports"][1]["status"], "exporting");
+
+    let manual = Snapshot::manual("before-migration", "aurora", "2025-06-21T05:00:00Z").of_cluster();
+    let manual_arn = manual.arn();
+    rig.rds.add_snapshot(manual);
+    let canceled = vec![Step::new("STARTING", 0), Step::new("CANCELED", 0)];
+    rig.rds.script_task(Course { steps: canceled, ..Course::default() });
+    assert_eq!(rig.run(event("RDS-EVENT-0075", &manual_arn)).await["status"], "exporting");
+    assert_eq!(rig.run(saying("RDS-EVENT-0491", &manual_arn, "")).await["task"]["status"], "STARTING");
+    assert_eq!(rig.fails(event("RDS-EVENT-0163", &manual_arn)).await.0, "snapshot-export-canceled");
+    rig.rds.add_snapshot(Snapshot::manual("before-release", "shop", "2025-06-21T05:00:00Z"));
+    assert_eq!(rig.run(event("RDS-EVENT-0042", &arn("before-release"))).await["status"], "exporting");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_starts_for_hours_is_warned_of_once_and_may_end_well() {
+    let rig = Rig::start(&[]).await;
+    let mut steps = vec![Step::new("STARTING", 0); 3];
+    steps.push(Step::new("COMPLETE", 100));
+    rig.rds.script_task(Course { steps, ..Course::default() });
+    rig.run(event("RDS-EVENT-0091", &arn(AUTOMATED))).await;
+    rig.poll().await;
+    assert_eq!(rig.told("SnapshotExportWarnings"), 0);
+    let five_hours_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(5);
+    rig.edit_run("20250621-020500", |run| run["task"]["started"] = json!(five_hours_ago)).await;
+    for _ in 0..2 {
+        assert_eq!(rig.poll().await[0]["task"]["status"], "STARTING");
+    }
+    assert_eq!((rig.told("SnapshotExportWarnings"), rig.told("SnapshotExportFailed")), (1, 0));
+    assert!(rig.lambda.logs(SNAPSHOT_EXPORT).join("\n").contains("STARTING for more than 240 minutes"));
+    assert_eq!(rig.poll().await[0]["status"], "complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_is_waited_for_and_beyond_that_left_to_the_next_poll() {
+    let rig = Rig::start(&[]).await;
+    rig.rds.fail("StartExportTask", 400, "Throttling", "Rate exceeded", 12);
+    let begun = std::time::Instant::now();
+    assert_eq!(rig.fails(event("RDS-EVENT-0091", &arn(AUTOMATED))).await.0, "rds-throttled");
+    assert!(begun.elapsed() > Duration::from_secs(9), "three and six seconds between three rounds");
+    assert_eq!((rig.started(), rig.rds.calls_of("StartExportTask").len()), (0, 12));
+    // Nor does a right that is missing end the run: it is granted, and the next poll goes on.
+    rig.rds.fail("StartExportTask", 403, "AccessDenied", "not authorized to perform: iam:PassRole", 1);
+    let (code, message) = rig.fails(json!({"mode": "poll"})).await;
+    assert!(code == "rds-access-denied" && message.contains("iam:PassRole"), "{code} {message}");
+    assert_eq!((rig.poll().await[0]["status"].as_str(), rig.started()), (Some("exporting"), 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -389,6 +499,18 @@ async fn what_cannot_be_exported_is_refused_before_a_task_is_started() {
     assert!(others["status"] == "ignored" && others["reason"].as_str().unwrap().contains("other"), "{others}");
     assert_eq!((rig.started(), rig.keys("runs/").len()), (0, 0));
 
+    // A role and a key that RDS could not be handed.
+    for (name, value, code) in [
+        ("EXPORT_ROLE_ARN", "arn:aws:iam::999999999999:role/x", "snapshot-export-role-not-ours"),
+        ("EXPORT_KMS_KEY_ARN", "arn:aws:kms:eu-west-1:123456789012:key/x", "snapshot-export-key-elsewhere"),
+    ] {
+        rig.configure(&[(name, value)]);
+        assert_eq!(rig.fails(event("RDS-EVENT-0091", &arn(AUTOMATED))).await.0, code);
+        assert_eq!(rig.fails(json!({"take_snapshot": true, "server": "shop"})).await.0, code);
+    }
+    rig.configure(&[]);
+    assert!(rig.rds.calls_of("CreateDBSnapshot").is_empty() && rig.keys("runs/").is_empty());
+
     // What only RDS knows: the code says which, and once it is put right the same event starts the export.
     rig.rds.disable_key(KMS_KEY);
     let (code, message) = rig.fails(event("RDS-EVENT-0091", &arn(AUTOMATED))).await;
@@ -458,12 +580,33 @@ async fn answers_that_get_lost_and_files_that_are_late_lose_and_double_nothing()
     let (code, message) = rig.fails(json!({"mode": "poll"})).await;
     assert!(code == "snapshot-export-files-missing" && message.contains("export-20250621-020500"), "{code} {message}");
     assert!(rig.keys("/metadata/").is_empty());
+    let folder = "postgres-exports/rds-exports/2025-06-21/export-20250621-020500/";
     let info =
         json!({"exportTaskIdentifier": "export-20250621-020500", "status": "COMPLETE", "totalExportedDataInGB": 0.0});
-    let key = "postgres-exports/rds-exports/2025-06-21/export-20250621-020500/export_info_export-20250621-020500.json";
-    let put = s3_client(&rig.s3).put_object().bucket(BUCKET).key(key).body(info.to_string().into_bytes().into());
-    put.send().await.unwrap();
+    rig.put(&format!("{folder}export_info_export-20250621-020500.json"), info.to_string()).await;
+    rig.put(&format!("{folder}shop/public.orders/1/part-00000.gz.parquet"), "P").await;
+    let (code, message) = rig.fails(json!({"mode": "poll"})).await;
+    assert!(code == "snapshot-export-files-missing" && message.contains("export_tables_info"), "{code} {message}");
+    let tables = json!({"perTableStatus": [{"target": "shop.public.orders", "status": "COMPLETE"}]});
+    rig.put(&format!("{folder}export_tables_info_export-20250621-020500_from_1_to_1.json"), tables.to_string()).await;
     assert_eq!(rig.poll().await[0]["status"], "complete");
+
+    // Files that never come are waited for as long as anything is.
+    let (older, id) = ("rds:shop-2025-06-20-02-00", "20250620-020500");
+    let steps = vec![Step::new("STARTING", 0), Step::new("COMPLETE", 100)];
+    rig.rds.script_task(Course { steps, tables: Vec::new() });
+    let mut created = event("RDS-EVENT-0091", &arn(older));
+    created["detail"]["Date"] = json!("2025-06-20T02:05:00.000Z");
+    rig.run(created).await;
+    rig.poll().await;
+    rig.fails(json!({"mode": "poll"})).await;
+    let days_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(48);
+    rig.edit_run(id, |run| run["task"]["completed"] = json!(days_ago)).await;
+    assert_eq!(rig.fails(event("RDS-EVENT-0161", &arn(older))).await.0, "snapshot-export-files-missing");
+    assert_eq!(
+        (rig.poll().await, rig.json(&format!("runs/rds-exports/{id}.json")).await["state"].clone()),
+        (json!([]), json!("failed"))
+    );
 
     // Many deliveries at once.
     let rig = Rig::start(&[]).await;

@@ -16,6 +16,10 @@ pub enum Failure {
     ServerlessV1 { id: String },
     #[error("snapshot {id} is {status}")]
     NotAvailable { id: String, status: String },
+    #[error("the role {arn} is of another account, and RDS is handed none of those")]
+    RoleNotOurs { arn: String },
+    #[error("the key {arn} is not in {region}, where the snapshots are")]
+    KeyElsewhere { arn: String, region: String },
     #[error("it has waited for {hours} hours: {reason}")]
     WaitedTooLong { hours: i64, reason: String },
     #[error("RDS failed the export: {cause}")]
@@ -49,6 +53,13 @@ impl From<Failure> for Fault {
                 "restore it to a provisioned cluster and export a snapshot of that, or use scheduled-export",
             ),
             Failure::NotAvailable { .. } => ("snapshot-not-available", "choose another snapshot"),
+            Failure::RoleNotOurs { .. } => {
+                ("snapshot-export-role-not-ours", "EXPORT_ROLE_ARN has to name a role of the function's account")
+            }
+            Failure::KeyElsewhere { .. } => (
+                "snapshot-export-key-elsewhere",
+                "EXPORT_KMS_KEY_ARN has to name a key of the function's region; a multi-region key has an ARN in each",
+            ),
             Failure::WaitedTooLong { .. } => {
                 ("snapshot-export-waited-too-long", "WAIT_LIMIT_HOURS is the limit; ask for it again by hand")
             }

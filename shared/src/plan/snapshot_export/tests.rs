@@ -177,6 +177,27 @@ fn a_task_is_followed_to_each_of_its_ends() {
 }
 
 #[test]
+fn a_role_of_another_account_and_a_key_of_another_region_can_be_handed_to_nobody() {
+    let rules = Rules {
+        sources: &[],
+        account: "123456789012",
+        region: "eu-west-1",
+        require_encrypted: true,
+        starting_limit: SignedDuration::ZERO,
+        wait_limit: SignedDuration::ZERO,
+        bucket: "b",
+        prefix: "",
+    };
+    let (role, key) = ("arn:aws:iam::123456789012:role/a:b", "arn:aws:kms:eu-west-1:999999999999:key/mrk-1");
+    assert_eq!(can_be_handed(role, key, &rules), Ok(()), "keys of other accounts may be lent");
+    let foreign = can_be_handed(&role.replace("1234", "9999"), key, &rules);
+    assert!(matches!(foreign, Err(Failure::RoleNotOurs { .. })));
+    let elsewhere = can_be_handed(role, &key.replace("west-1:", "west-2:"), &rules);
+    assert!(matches!(elsewhere, Err(Failure::KeyElsewhere { .. })));
+    assert!(can_be_handed("role", "key", &rules).is_err());
+}
+
+#[test]
 fn starting_for_hours_is_told_once() {
     let late = "2025-06-21T18:31:01Z";
     let stalled = |run: &Run, status: &str, now: &str| {
