@@ -15,6 +15,7 @@ mod matrix;
 mod notify;
 mod pieces;
 mod rds_client;
+mod rds_moto;
 mod restore;
 mod restore_faults;
 mod restore_guard;
