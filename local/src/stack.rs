@@ -1,5 +1,5 @@
-//! The whole local stack in one value: S3 with a bucket, PostgreSQL with a database, a secret, Lambda with every
-//! function that needs no more of AWS than that.
+//! The whole local stack in one value: S3 with a bucket, PostgreSQL with a database, a secret, an RDS that only knows of
+//! snapshots, Lambda with every function.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::lambda::{FunctionSpec, LambdaError, LambdaOptions, LambdaServer};
 use crate::postgres::{Cluster, ClusterOptions, Installation, PostgresError};
+use crate::rds::{ACCOUNT_ID, ExportTarget, REGION, RdsServer, RdsServerError, Server, Snapshot};
 use crate::s3::{BucketOptions, DiskError, S3Error, S3Options, S3Server};
 use crate::secrets::SecretsServer;
 
@@ -24,6 +25,8 @@ const PASSKEY_SECRET: &str = "arn:aws:secretsmanager:us-east-1:123456789012:secr
 const RESTORE: &str = "restore-trigger";
 /// The database of a stack's own PostgreSQL.
 pub const DATABASE: &str = "media_tool";
+/// The instance that the scripted RDS knows, with an automated snapshot. Its data is made up.
+const RDS_INSTANCE: &str = "media-tool";
 
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
@@ -48,6 +51,11 @@ pub enum StackError {
     Lambda {
         #[from]
         source: LambdaError,
+    },
+    #[error("the scripted RDS did not start")]
+    Rds {
+        #[from]
+        source: RdsServerError,
     },
     #[error("Secrets Manager did not start")]
     Secrets {
@@ -91,6 +99,7 @@ pub struct StackOptions {
 pub struct Description {
     pub s3: String,
     pub lambda: String,
+    pub rds: String,
     pub access_key: String,
     pub secret_key: String,
     pub bucket: String,
@@ -155,6 +164,20 @@ const FUNCTIONS: &[Deployment] = &[
         max_concurrency: None,
         environment: |_| Vec::new(),
     },
+    Deployment {
+        name: "snapshot-export",
+        timeout: Duration::from_secs(900),
+        memory_mb: 512,
+        max_concurrency: None,
+        environment: |around| {
+            vec![
+                ("RDS_SOURCES", RDS_INSTANCE.to_owned()),
+                ("EXPORT_ROLE_ARN", format!("arn:aws:iam::{ACCOUNT_ID}:role/holdfast-rds-export")),
+                ("EXPORT_KMS_KEY_ARN", format!("arn:aws:kms:{REGION}:{ACCOUNT_ID}:key/holdfast-exports")),
+                ("AWS_ENDPOINT_URL_RDS", around.description.rds.clone()),
+            ]
+        },
+    },
 ];
 
 /// A running stack. Dropping it stops everything.
@@ -162,6 +185,7 @@ pub struct Stack {
     pub lambda: LambdaServer,
     pub s3: S3Server,
     pub secrets: SecretsServer,
+    pub rds: RdsServer,
     /// `None` where the caller brought a database.
     pub postgres: Option<Cluster>,
     /// The `pg_dump`, `pg_restore` and `psql` that go with the database.
@@ -211,9 +235,11 @@ impl Stack {
         let hash = hashed(&restore, &passkey).await;
         secrets.set(PASSKEY_SECRET, hash.map_err(|source| StackError::Passkey { program: restore, source })?);
 
+        let rds = scripted_rds(&s3, &access_key, &secret_key, &region).await?;
         let description = Description {
             s3: s3.endpoint(),
             lambda: lambda.endpoint(),
+            rds: rds.endpoint(),
             access_key,
             secret_key,
             bucket: BUCKET.into(),
@@ -231,7 +257,7 @@ impl Stack {
             lambda.register(specification(deployment, &binaries, &around, &options.environment));
         }
         let Surroundings { description, client, .. } = around;
-        Ok(Stack { lambda, s3, secrets, postgres, client, description })
+        Ok(Stack { lambda, s3, secrets, rds, postgres, client, description })
     }
 
     /// Stops the parts in the order in which they depend on each other.
@@ -240,6 +266,23 @@ impl Stack {
         self.s3.stop().await;
         drop(self.postgres);
     }
+}
+
+/// With an instance, and an automated snapshot of it that was taken just now.
+async fn scripted_rds(
+    s3: &S3Server,
+    access_key: &str,
+    secret_key: &str,
+    region: &str,
+) -> Result<RdsServer, RdsServerError> {
+    let rds = RdsServer::start().await?;
+    let [access_key, secret_key, region] = [access_key, secret_key, region].map(str::to_owned);
+    rds.set_target(ExportTarget { endpoint: s3.endpoint(), access_key, secret_key, region });
+    rds.add_server(Server::instance(RDS_INSTANCE));
+    let now = jiff::Timestamp::now();
+    let id = format!("rds:{RDS_INSTANCE}-{}", now.strftime("%Y-%m-%d-%H-%M"));
+    rds.add_snapshot(Snapshot::automated(&id, RDS_INSTANCE, &now.to_string()));
+    Ok(rds)
 }
 
 fn specification(

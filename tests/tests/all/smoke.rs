@@ -33,6 +33,14 @@ async fn the_smoke_script_proves_a_stack_and_fails_on_a_broken_one() {
     let stack = Stack::start(StackOptions::default()).await.unwrap();
     let sql = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 500) i";
     stack.postgres.as_ref().unwrap().execute(DATABASE, sql).await.unwrap();
+    // An export that cannot be restored lies there first, and is nobody's latest backup.
+    let snapshot_export = async |payload: Value| stack.lambda.invoke("snapshot-export", payload).await.unwrap().payload;
+    assert_eq!(snapshot_export(json!({})).await["status"], "exporting");
+    let mut polled = Value::Null;
+    for _ in 0..3 {
+        polled = snapshot_export(json!({"mode": "poll"})).await;
+    }
+    assert_eq!(polled["exports"][0]["status"], "complete", "{polled:#}");
     let mut outputs = json!({
         "ScheduledExport": "scheduled-export", "RestoreTrigger": "restore-trigger", "Retention": "retention",
         "Bucket": stack.description.bucket, "KeyPrefix": "",
