@@ -1,7 +1,7 @@
 """Which actions each function's role may hold, as the project's table of rights has them; nothing else may be allowed.
 
-What each does on which objects stands in tests/rights.json, from which the integration tests make the keys that they give the
-functions: a right that a function needs and the template lacks fails there, one that the template has too many fails here.
+What each does on which objects stands in tests/rights.json, and what it asks of RDS in tests/rds-rights.json; the integration tests
+allow the functions no more than these do: a right that a function needs and the template lacks fails there, one that the template has too many fails here.
 """
 
 import json
@@ -24,40 +24,21 @@ LAMBDA_ITSELF = {
 # By function and S3 action, the prefixes: {own} is KEY_PREFIX, {any} the same with any environment in the environment's place.
 OBJECTS = json.loads((Path(__file__).resolve().parents[1] / "rights.json").read_text())
 
-_EVERYWHERE = {"kms:GenerateDataKey", "kms:Decrypt", "secretsmanager:GetSecretValue", "sns:Publish"}
-
-_FIND_SNAPSHOTS = {"rds:DescribeDBSnapshots", "rds:DescribeDBClusterSnapshots"}
-_PRUNING = _FIND_SNAPSHOTS | {"rds:DeleteDBSnapshot", "rds:DeleteDBClusterSnapshot"}
-_RDS_RESTORES = _FIND_SNAPSHOTS | {
-    "rds:DescribeDBInstances",
-    "rds:DescribeDBClusters",
-    "rds:RestoreDBInstanceFromDBSnapshot",
-    "rds:RestoreDBInstanceToPointInTime",
-    "rds:RestoreDBClusterFromSnapshot",
-    "rds:RestoreDBClusterToPointInTime",
-    "rds:CreateDBInstance",
-    "rds:AddTagsToResource",
+# By function, its calls of RDS, and what RDS does on its behalf.
+RDS = {
+    function: set(actions)
+    for function, actions in json.loads((Path(__file__).resolve().parents[1] / "rds-rights.json").read_text()).items()
 }
+
+_EVERYWHERE = {"kms:GenerateDataKey", "kms:Decrypt", "secretsmanager:GetSecretValue", "sns:Publish"}
 
 # By function, what it may do beside S3.
 RIGHTS = {
     "scheduled-export": _EVERYWHERE | {"rds-db:connect"},
-    "retention": _EVERYWHERE | {"rds-db:connect"} | _PRUNING,
-    "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction"} | _RDS_RESTORES,
+    "retention": _EVERYWHERE | {"rds-db:connect"} | RDS["retention"],
+    "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction"} | RDS["restore-trigger"],
     # Aurora's snapshots have calls of their own; the bucket's objects under the export's key are read with kms:Decrypt.
-    "snapshot-export": _EVERYWHERE
-    | {
-        "rds:StartExportTask",
-        "rds:DescribeExportTasks",
-        "rds:DescribeDBSnapshots",
-        "rds:DescribeDBClusterSnapshots",
-        "rds:CreateDBSnapshot",
-        "rds:CreateDBClusterSnapshot",
-        "rds:AddTagsToResource",
-        "iam:PassRole",
-        "kms:CreateGrant",
-        "kms:DescribeKey",
-    },
+    "snapshot-export": _EVERYWHERE | RDS["snapshot-export"],
 }
 
 # What every function's role denies, whoever adds what to it.

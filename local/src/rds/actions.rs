@@ -24,6 +24,11 @@ pub(super) fn refused(status: u16, code: &str, message: impl Into<String>) -> Re
 }
 
 pub(super) fn answer(state: &mut State, action: &str, fields: &Fields) -> Result<String, Refusal> {
+    if let Some(lacking) =
+        state.allowed.as_ref().and_then(|allowed| needed(action, fields).find(|r| !allowed.contains(r)))
+    {
+        return Err(refused(403, "AccessDenied", format!("The caller is not authorized to perform: {lacking}")));
+    }
     if let Some(planned) = state.planned.iter_mut().find(|planned| planned.action == action && planned.times > 0) {
         planned.times -= 1;
         return Err(refused(planned.status, &planned.code, planned.message.clone()));
@@ -41,6 +46,19 @@ pub(super) fn answer(state: &mut State, action: &str, fields: &Fields) -> Result
             Err(refused(400, "InvalidAction", format!("the scripted server does not know {action:?}")))
         }),
     }
+}
+
+/// The rights that a request takes.
+/// Source: Service Authorization Reference, "Actions, resources, and condition keys for Amazon RDS"; Amazon RDS User Guide,
+/// "Setting up access to an Amazon S3 bucket" and "Setting up cross-account access".
+fn needed(action: &str, fields: &Fields) -> impl Iterator<Item = String> {
+    let tags = !query::tags(fields).is_empty();
+    let also: &[&str] = match action {
+        "StartExportTask" => &["iam:PassRole", "kms:CreateGrant", "kms:DescribeKey"],
+        _ if tags => &["rds:AddTagsToResource"],
+        _ => &[],
+    };
+    std::iter::once(format!("rds:{action}")).chain(also.iter().map(ToString::to_string))
 }
 
 pub(super) fn required<'a>(fields: &'a Fields, name: &str) -> Result<&'a str, Refusal> {

@@ -3,8 +3,8 @@
 //! Nothing runs behind it. Snapshots and servers that are made are `creating` for a scripted number of looks and then
 //! `available`; an export task takes one step of its course each time it is described by its identifier, and on
 //! `COMPLETE` writes what RDS writes into the bucket. Requests are refused as AWS refuses them as far as the API reference
-//! says how; signatures and rights are not looked at. What RDS answers to a second task of one snapshot is nowhere
-//! documented: here it is `ExportTaskAlreadyExists`.
+//! says how; signatures are not looked at, and rights where a test names them. What RDS answers to a second task of one
+//! snapshot is nowhere documented: here it is `ExportTaskAlreadyExists`.
 
 mod actions;
 mod files;

@@ -253,6 +253,8 @@ pub(super) struct State {
     /// Of the tasks to come, in their order; the default one after.
     pub courses: VecDeque<Course>,
     pub planned: Vec<Planned>,
+    /// Every action, unless some are named.
+    pub allowed: Option<BTreeSet<String>>,
     pub calls: Vec<Call>,
     /// Looks for which what is made is `creating`.
     pub creating: u32,

@@ -87,6 +87,11 @@ impl RdsServer {
         locked(&self.state).disabled_keys.insert(arn.to_owned());
     }
 
+    /// Refuses every request for which the caller would need other rights than these, such as `rds:StartExportTask`.
+    pub fn allow_only(&self, rights: impl IntoIterator<Item = String>) {
+        locked(&self.state).allowed = Some(rights.into_iter().collect());
+    }
+
     /// Refuses the next `times` requests of an action.
     pub fn fail(&self, action: &str, status: u16, code: &str, message: &str, times: u32) {
         let [action, code, message] = [action, code, message].map(str::to_owned);

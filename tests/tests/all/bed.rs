@@ -49,6 +49,12 @@ pub fn rights(function: &str, own: &[&str], any: &[&str]) -> Permissions {
     Permissions { allow }
 }
 
+/// The same of RDS (tests/rds-rights.json).
+pub fn rds_rights(function: &str) -> Vec<String> {
+    let table: serde_json::Value = serde_json::from_str(include_str!("../../rds-rights.json")).unwrap();
+    serde_json::from_value(table[function].clone()).unwrap()
+}
+
 impl Bed {
     pub async fn start(major: u16) -> Self {
         Self::with_cluster(Cluster::start(ClusterOptions::major(major)).await.unwrap()).await

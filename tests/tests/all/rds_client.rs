@@ -122,6 +122,15 @@ async fn throttling_is_waited_for_and_rights_are_not() {
     let fault = Fault::from(client.export_tasks_under_way().await.unwrap_err());
     assert_eq!((fault.code, rds.calls().len()), ("rds-access-denied", 1));
     assert!(fault.message.contains("rds:DescribeExportTasks"), "{fault}");
+
+    rds.allow_only(["rds:CreateDBSnapshot".to_owned()]);
+    rds.add_server(Server::instance("shop"));
+    let tags = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
+    let refused = client.create_snapshot(&server("shop"), "tagged", &tags).await.unwrap_err();
+    assert!(
+        refused.kind == RdsErrorKind::AccessDenied && Fault::from(refused).message.contains("rds:AddTagsToResource")
+    );
+    client.create_snapshot(&server("shop"), "plain", &BTreeMap::new()).await.unwrap();
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ struct Rig {
 impl Rig {
     async fn start(source: &str) -> Self {
         let (guarded, rds) = (Guarded::start().await, RdsServer::start().await.unwrap());
+        rds.allow_only(crate::bed::rds_rights(RESTORE));
         let rig = Self { guarded, rds };
         rig.register(&[("RDS_SOURCE", source)]);
         rig

@@ -28,6 +28,7 @@ impl Rig {
         s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, object_lock: false }).unwrap();
         s3.store().add_key(KEY.0, KEY.1, Some(crate::retention::rights()));
         let rds = RdsServer::start().await.unwrap();
+        rds.allow_only(crate::bed::rds_rights(RETENTION));
         let lambda = LambdaServer::start(LambdaOptions::default()).await.unwrap();
         let mut spec = FunctionSpec::new(RETENTION, binary(RETENTION))
             .env("BUCKET", BUCKET)

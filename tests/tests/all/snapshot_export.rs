@@ -34,6 +34,7 @@ impl Rig {
         s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, object_lock: false }).unwrap();
         s3.store().add_key(KEY.0, KEY.1, Some(rights()));
         let rds = RdsServer::start().await.unwrap();
+        rds.allow_only(crate::bed::rds_rights(SNAPSHOT_EXPORT));
         let S3Options { access_key, secret_key, region, .. } = S3Options::default();
         rds.set_target(ExportTarget { endpoint: s3.endpoint(), access_key, secret_key, region });
         rds.add_server(Server::instance("shop"));
