@@ -56,12 +56,33 @@ const OF_SUPERUSERS: [&[u8]; 11] = [
     b"SUBSCRIPTION ",
 ];
 
+/// Kinds of objects that a role without superuser may not be able to make, or not all of them.
+const FOR_SUPERUSERS: [&[u8]; 15] = [
+    b"ACCESS METHOD",
+    b"AGGREGATE",
+    b"CAST",
+    b"EVENT TRIGGER",
+    b"EXTENSION",
+    b"FOREIGN DATA WRAPPER",
+    b"OPERATOR CLASS",
+    b"OPERATOR FAMILY",
+    b"PROCEDURAL LANGUAGE",
+    b"PUBLICATION",
+    b"PUBLICATION TABLE",
+    b"PUBLICATION TABLES IN SCHEMA",
+    b"SECURITY LABEL",
+    b"SUBSCRIPTION",
+    b"TRANSFORM",
+];
+
 /// What the target server has, and what is wanted of it. Names are in the archive's encoding.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
     pub roles: BTreeSet<Vec<u8>>,
     pub tablespaces: BTreeSet<Vec<u8>>,
     pub superuser: bool,
+    /// Roles whose rights the restoring role has: what belongs to another it could not load or read.
+    pub inherited: BTreeSet<Vec<u8>>,
     pub no_owner: bool,
     pub no_privileges: bool,
 }
@@ -73,6 +94,8 @@ pub struct Step {
     pub statements: Vec<Vec<u8>>,
     /// What to tell where the role has not the right to do it; `None`: that is an error.
     pub if_refused: Option<String>,
+    /// Whether it makes the object: without it there is nothing for the entry's other steps.
+    pub defines: bool,
 }
 
 /// What one entry comes to.
@@ -196,7 +219,7 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
             let if_refused = needs_superuser(entry, around).then(|| format!("{} needs a superuser", described(entry)));
             if !statements.is_empty() {
                 let statements = script.with_storage(entry, &statements, around);
-                script.steps.push(Step { statements, if_refused });
+                script.steps.push(Step { statements, if_refused, defines: true });
             }
         }
         _ => {}
@@ -213,7 +236,7 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
 
 impl Script {
     fn add(&mut self, sql: impl Into<Vec<u8>>) {
-        self.steps.push(Step { statements: vec![sql.into()], if_refused: None });
+        self.steps.push(Step { statements: vec![sql.into()], if_refused: None, defines: false });
     }
 
     /// The definition, between the settings that choose where a table is stored.
@@ -269,13 +292,18 @@ impl Script {
             self.left_out.push(format!("{} is not {name}'s: there is no such role", described(entry)));
             return Ok(());
         }
+        if !around.superuser && !around.inherited.contains(owner) {
+            let why = "the restoring role does not inherit from it";
+            self.left_out.push(format!("{} cannot be given to {name}: {why}", described(entry)));
+            return Ok(());
+        }
         for batch in objects.chunks(OBJECT_BATCH) {
             let statements: Vec<Vec<u8>> = batch
                 .iter()
                 .map(|object| [b"ALTER ", object.as_slice(), b" OWNER TO ", &sql::identifier(owner)].concat())
                 .collect();
             let if_refused = (!around.superuser).then(|| format!("{} cannot be given to {name}", described(entry)));
-            self.steps.push(Step { statements, if_refused });
+            self.steps.push(Step { statements, if_refused, defines: false });
         }
         Ok(())
     }
@@ -330,26 +358,37 @@ impl Script {
                     statements.push(b"RESET SESSION AUTHORIZATION".to_vec());
                 }
                 let if_refused = (!around.superuser).then(|| format!("a privilege of {}", described(entry)));
-                self.steps.push(Step { statements, if_refused });
+                self.steps.push(Step { statements, if_refused, defines: false });
             }
         }
         Ok(())
     }
 }
 
-/// What a role without superuser may lack the right for, and the data can do without.
+/// What a role without superuser may lack the right for, and the data can do without. What depends on it fails, and
+/// says on what.
 fn needs_superuser(entry: &Entry, around: &Surroundings) -> bool {
     let tag = entry.tag.as_deref().unwrap_or_default();
+    let defn = entry.defn.as_deref().unwrap_or_default();
     let spared = match entry.desc() {
-        b"EVENT TRIGGER" | b"PROCEDURAL LANGUAGE" | b"PUBLICATION" | b"SUBSCRIPTION" | b"SECURITY LABEL" => true,
-        // What depends on one of these fails, and says on what.
-        b"EXTENSION" | b"CAST" | b"TRANSFORM" | b"FOREIGN DATA WRAPPER" | b"ACCESS METHOD" | b"PUBLICATION TABLE" => {
-            true
-        }
         b"COMMENT" => OF_SUPERUSERS.iter().any(|kind| tag.starts_with(kind)),
-        _ => false,
+        b"FUNCTION" | b"PROCEDURE" => !matches!(language(defn), Some(b"sql" | b"plpgsql")),
+        desc => FOR_SUPERUSERS.contains(&desc),
     };
     spared && !around.superuser
+}
+
+/// Whether an entry only says something about others, or puts them to use: without them it is left out as well.
+pub fn hangs_on_others(entry: &Entry) -> bool {
+    let desc = entry.desc();
+    matches!(desc, b"COMMENT" | b"ACL" | b"ACL LANGUAGE") || (FOR_SUPERUSERS.contains(&desc) && desc != b"EXTENSION")
+}
+
+/// The language of a function, as `dumpFunc` in `pg_dump.c` writes it; that of an SQL body is before it, too.
+fn language(defn: &[u8]) -> Option<&[u8]> {
+    const WORD: &[u8] = b"\n    LANGUAGE ";
+    let at = defn.windows(WORD.len()).position(|window| window == WORD)?;
+    defn[at + WORD.len()..].split(u8::is_ascii_whitespace).next()
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

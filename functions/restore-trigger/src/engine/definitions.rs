@@ -1,5 +1,6 @@
 //! Everything that is no data: run entry by entry, or side by side where nothing forbids it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +21,8 @@ pub struct Crew<'a> {
     pub around: &'a Surroundings,
     pub options: Options,
     pub receipt: &'a mut Receipt,
+    /// Dump ids of what was not made, because the role may not.
+    pub refused: &'a mut BTreeSet<i32>,
 }
 
 /// Looks at all that the archive would run, before anything is made for it.
@@ -69,6 +72,10 @@ pub struct Loaded {
 
 /// What came of one entry or task.
 struct Outcome {
+    /// The entry's; `None`: a task's.
+    index: Option<usize>,
+    /// Its object was not made.
+    refused: bool,
     left_out: Vec<String>,
     result: Result<(), Fault>,
 }
@@ -82,7 +89,7 @@ impl Crew<'_> {
     ) -> Result<(), Fault> {
         for &index in entries {
             let (name, statements) = self.script(index)?;
-            let outcome = run(session, &name, &statements).await;
+            let outcome = run(session, index, &name, &statements).await;
             self.note(outcome)?;
         }
         Ok(())
@@ -116,13 +123,14 @@ impl Crew<'_> {
                         streams += 1;
                         running.spawn(async move {
                             let result = work.run(&mut session, &tasks[task]).await;
-                            (step, session, Outcome { left_out: Vec::new(), result })
+                            let outcome = Outcome { index: None, refused: false, left_out: Vec::new(), result };
+                            (step, session, outcome)
                         });
                     }
                     (Job::Entry(index), _) => {
                         let (name, steps) = self.script(index)?;
                         running.spawn(async move {
-                            let outcome = run(&mut session, &name, &steps).await;
+                            let outcome = run(&mut session, index, &name, &steps).await;
                             (step, session, outcome)
                         });
                     }
@@ -152,53 +160,78 @@ impl Crew<'_> {
     }
 
     fn script(&mut self, index: usize) -> Result<(Arc<str>, Vec<Step>), Fault> {
-        let entry = &self.backup.archive.toc.entries[index];
+        let (entry, item) = (&self.backup.archive.toc.entries[index], &self.backup.items[index]);
+        let name: Arc<str> = script::described(entry).into();
+        let missing = self.not_made(index);
+        if script::hangs_on_others(entry) && !missing.is_empty() {
+            self.receipt.left_out.push(format!("{name}: {} is not there", missing.join(", ")));
+            self.refused.insert(item.id);
+            return Ok((name, Vec::new()));
+        }
         let script =
             script::script(&self.backup.archive.toc, entry, self.around).map_err(|error| unexpected(&error))?;
         self.receipt.left_out.extend(script.left_out);
-        Ok((script::described(entry).into(), script.steps))
+        Ok((name, script.steps))
+    }
+
+    /// What an entry depends on, and was not made.
+    fn not_made(&self, index: usize) -> Vec<String> {
+        let gone = self.backup.items[index].dependencies.iter().filter(|id| self.refused.contains(id));
+        gone.filter_map(|id| self.backup.items.iter().position(|item| item.id == *id))
+            .map(|at| script::described(&self.backup.archive.toc.entries[at]))
+            .collect()
     }
 
     fn note(&mut self, outcome: Outcome) -> Result<(), Fault> {
         self.receipt.left_out.extend(outcome.left_out);
-        match outcome.result {
-            Err(fault) if self.options.continue_on_error && fault.code == "restore-object-failed" => {
-                self.receipt.errors.push(fault.message);
-                Ok(())
-            }
-            Err(fault) if fault.code == "restore-object-failed" => {
-                let extensions = self.receipt.left_out.iter().filter(|told| told.starts_with("EXTENSION "));
-                let extensions: Vec<&str> = extensions.map(String::as_str).collect();
-                if extensions.is_empty() {
-                    return Err(fault);
-                }
-                Err(fault.hint(format!("it may need what could not be made: {}", extensions.join("; "))))
-            }
-            result => result,
+        let Some(index) = outcome.index else { return outcome.result };
+        if outcome.refused {
+            self.refused.insert(self.backup.items[index].id);
         }
+        let Err(fault) = outcome.result else { return Ok(()) };
+        let of_object = matches!(fault.code, "restore-object-failed" | "restore-extension-missing");
+        if of_object && self.options.continue_on_error {
+            self.receipt.errors.push(fault.message);
+            return Ok(());
+        }
+        let missing = self.not_made(index);
+        if of_object && !missing.is_empty() {
+            return Err(fault.hint(format!("it needs what this role may not make: {}", missing.join(", "))));
+        }
+        Err(fault)
     }
 }
 
-async fn run(session: &mut RawSession, name: &str, steps: &[Step]) -> Outcome {
-    let mut left_out = Vec::new();
+async fn run(session: &mut RawSession, index: usize, name: &str, steps: &[Step]) -> Outcome {
+    let mut outcome = Outcome { index: Some(index), refused: false, left_out: Vec::new(), result: Ok(()) };
     for step in steps {
         match (session.execute_each(&step.statements).await, &step.if_refused) {
             (Ok(_), _) => {}
-            // Not permitted; or about an object that was not.
+            // Not permitted; or about an object or a language that was not.
             (Err(error), Some(told)) if matches!(error.code(), Some("42501" | "42704")) => {
-                left_out.push(format!("{told}: {}", chain(&error)));
+                outcome.left_out.push(format!("{told}: {}", chain(&error)));
+                if step.defines {
+                    outcome.refused = true;
+                    break;
+                }
             }
-            (Err(error), _) => return Outcome { left_out, result: Err(fault(name, &error)) },
+            (Err(error), _) => {
+                outcome.result = Err(fault(name, &error));
+                break;
+            }
         }
     }
-    Outcome { left_out, result: Ok(()) }
+    outcome
 }
 
 fn fault(name: &str, error: &CopyError) -> Fault {
-    let code = match (error, error.code()) {
-        (_, Some("53100")) => "target-disk-full",
-        (_, Some("57P01" | "57P02" | "57P03")) | (CopyError::Io(_), _) => "database-connection-lost",
-        _ => "restore-object-failed",
-    };
-    Fault::from_error(code, error).with_context(name)
+    let failed = |code| Fault::from_error(code, error).with_context(name);
+    match (error, error.code()) {
+        (_, Some("53100")) => failed("target-disk-full"),
+        (_, Some("57P01" | "57P02" | "57P03")) | (CopyError::Io(_), _) => failed("database-connection-lost"),
+        // Not available, or its control file is not there.
+        (_, Some("0A000" | "58P01")) if name.starts_with("EXTENSION ") => failed("restore-extension-missing")
+            .hint("install it on the target server; continue_on_error restores what does not need it"),
+        _ => failed("restore-object-failed"),
+    }
 }

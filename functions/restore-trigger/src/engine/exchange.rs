@@ -1,6 +1,6 @@
 //! Two databases change names in one transaction: whoever connects meets the old one or the new one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_shared::domain::table::{quote_identifier, quote_literal};
 use holdfast_shared::fault::Fault;
@@ -9,11 +9,16 @@ use holdfast_shared::postgres::session::{Client, query_fault, sql_state};
 use crate::engine::Engine;
 use crate::engine::unfinished::Unfinished;
 
-/// `ALTER DATABASE … RENAME` waits 5 s for sessions to end (`CountOtherDBBackends`), and new ones wait for it.
-const ATTEMPTS: u32 = 3;
+/// How long others' sessions are waited for that cannot be ended, such as those that `rdsadmin` has now and then.
+/// `ALTER DATABASE … RENAME` waits 5 s (`CountOtherDBBackends`), and new sessions wait for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// In between new sessions get through.
+const PAUSE: Duration = Duration::from_millis(500);
 const TERMINATION_INTERVAL: Duration = Duration::from_millis(100);
 /// Settings whose value is a list, stored as it is written (`variable_is_guc_list_quote`).
 const LISTS: [&str; 4] = ["search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"];
+
+const MAY_RENAME: &str = "the role has to own the database, or inherit from its owner, and to have CREATEDB";
 
 /// What becomes of what.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +43,20 @@ struct Before {
 }
 
 impl Engine {
+    /// Looks whether the role may rename them, before hours are spent on what is to be exchanged.
+    pub(super) async fn check_may_rename(&self, database: &str) -> Result<(), Fault> {
+        let session = self.connector(&self.target.database)?.session().await?;
+        let sql = "SELECT r.rolsuper OR (r.rolcreatedb AND pg_catalog.pg_has_role(d.datdba, 'USAGE'))
+                     FROM pg_catalog.pg_database d, pg_catalog.pg_roles r
+                    WHERE d.datname = $1 AND r.rolname = current_user";
+        let row = session.client.query_opt(sql, &[&database]).await.map_err(query_fault)?;
+        if row.is_none_or(|row| row.get(0)) {
+            return Ok(());
+        }
+        Err(Fault::new("restore-not-permitted", format!("the restoring role may not rename {database}"))
+            .hint(MAY_RENAME))
+    }
+
     /// Ends the sessions of both, and renames both or none.
     pub(super) async fn exchange(&self, exchange: Exchange<'_>) -> Result<(), Fault> {
         let connector = self.connector(&self.target.database)?;
@@ -59,7 +78,7 @@ impl Engine {
             made.check(&renaming.client, incoming).await?;
             sql.push_str(&format!("; ALTER DATABASE {live_q} CONNECTION LIMIT {}", before.connection_limit));
         }
-        let mut attempt = 1;
+        let until = self.deadline.min(Instant::now() + PATIENCE);
         loop {
             // The rename holds new sessions off; those there are ended while it waits.
             let done = tokio::select! {
@@ -69,21 +88,26 @@ impl Engine {
             let Err(error) = done else { break };
             renaming.client.batch_execute("ROLLBACK").await.map_err(query_fault)?;
             let busy = matches!(sql_state(&error), Some("55006" | "55P03"));
-            if !busy || attempt == ATTEMPTS {
+            if !busy || Instant::now() >= until {
                 return Err(match sql_state(&error) {
                     Some("55006" | "55P03") => Fault::from_error("restore-database-busy", &error)
-                        .hint("a session in the database cannot be ended by this role; grant it pg_signal_backend"),
-                    Some("42501") => Fault::from_error("restore-not-permitted", &error)
-                        .hint("the role has to own the database and to have CREATEDB"),
+                        .with_context(&who_is_in(&ending.client, [live, incoming]).await)
+                        .hint("end these sessions and ask again; grant the role pg_signal_backend if it may not"),
+                    Some("42501") => Fault::from_error("restore-not-permitted", &error).hint(MAY_RENAME),
                     _ => query_fault(error),
                 });
             }
-            attempt += 1;
+            tokio::time::sleep(PAUSE).await;
         }
         // A run that was stopped for longer than its lease may meet the database of the one after it.
         if let Err(fault) = incoming_is.check(&renaming.client, live).await {
             renaming.client.batch_execute("ROLLBACK").await.map_err(query_fault)?;
             return Err(fault);
+        }
+        // Behind it there is time for the commit, and none for doubt.
+        if Instant::now() >= self.deadline {
+            renaming.client.batch_execute("ROLLBACK").await.map_err(query_fault)?;
+            return Err(Engine::too_late("the exchange of names"));
         }
         match renaming.client.batch_execute("COMMIT").await {
             Err(error) if sql_state(&error).is_none() => {
@@ -175,6 +199,15 @@ async fn before(client: &Client, live: &str, incoming: &str) -> Result<Before, F
         return Err(Fault::new("restore-target-missing", format!("{live} or {incoming} is not there any more")));
     };
     Ok(Before { incoming_oid, connection_limit, comment })
+}
+
+/// Whose sessions keep the databases, for messages.
+async fn who_is_in(client: &Client, databases: [&str; 2]) -> String {
+    let sql = "SELECT pg_catalog.format('%s in %s (pid %s)', usename, datname, pid) FROM pg_catalog.pg_stat_activity
+                WHERE datname = ANY ($1) AND pid <> pg_catalog.pg_backend_pid() ORDER BY 1 LIMIT 10";
+    let rows = client.query(sql, &[&databases.as_slice()]).await.unwrap_or_default();
+    let sessions: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    if sessions.is_empty() { "no session is to be seen".to_owned() } else { sessions.join(", ") }
 }
 
 /// Ends what can be ended, again and again; never returns while the rename is waited for.

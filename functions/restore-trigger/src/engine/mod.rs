@@ -12,13 +12,15 @@ mod load;
 mod objects;
 mod proof;
 mod source;
+mod surroundings;
 mod tables;
 mod unfinished;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_shared::archive::script::{self, Surroundings};
+use holdfast_shared::archive::script;
 use holdfast_shared::domain::{BackupId, Manifest, ObjectKey, TableDigest};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::{Clearance, Restore, Source};
@@ -148,6 +150,7 @@ impl Engine {
                 Ok(made.receipt)
             }
             Restore::Swap { database, shadow, previous } => {
+                self.check_may_rename(database).await?;
                 let origin = self.origin(clearance.source())?;
                 let mut made = self.new_database(&origin, shadow, &held, options).await?;
                 let id = origin.manifest.as_ref().map(|manifest| manifest.timestamp);
@@ -170,6 +173,9 @@ impl Engine {
                 Ok(receipt)
             }
             Restore::Undo { database, previous: Some(previous), aside } => {
+                for name in [database, previous] {
+                    self.check_may_rename(name).await?;
+                }
                 let note = note("undone", None, asked.keep_previous_days);
                 self.exchange(Exchange { live: database, aside, incoming: previous, note: &note, made: None }).await?;
                 Ok(Receipt { database: database.clone(), previous: Some(aside.clone()), ..Receipt::default() })
@@ -268,15 +274,12 @@ impl Engine {
         work: impl Future<Output = Result<T, Fault>>,
     ) -> impl Future<Output = Result<T, Fault>> {
         let work = tokio::time::timeout_at(self.deadline.into(), Box::pin(work));
-        async move {
-            work.await.unwrap_or_else(|_| {
-                Err(Fault::new(
-                    "restore-deadline",
-                    format!("{what} was not complete when the function's time was nearly over"),
-                )
-                .hint("give the function a longer timeout or more memory; nothing that is unfinished stays"))
-            })
-        }
+        async move { work.await.unwrap_or_else(|_| Err(Self::too_late(what))) }
+    }
+
+    fn too_late(what: &str) -> Fault {
+        Fault::new("restore-deadline", format!("{what} was not complete when the function's time was nearly over"))
+            .hint("give the function a longer timeout or more memory; nothing that is unfinished stays")
     }
 
     /// Definitions, data, indexes and constraints, privileges, proof.
@@ -301,8 +304,10 @@ impl Engine {
         let settings =
             script::session_settings(toc).map_err(|error| Fault::from_error("archive-unexpected", &error))?;
         let mut first = self.session(&connector, &settings).await?;
-        let around = surroundings(&mut first, options).await?;
-        let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
+        let around = surroundings::surroundings(&mut first, options).await?;
+        let mut refused = BTreeSet::new();
+        let mut crew =
+            definitions::Crew { backup, around: &around, options, receipt: &mut receipt, refused: &mut refused };
 
         crew.in_order(&mut first, plan.before.iter().chain(&plan.with_data)).await?;
         crew.receipt.seconds.before = started.elapsed().as_secs_f64();
@@ -328,16 +333,20 @@ impl Engine {
         }
         let work = Arc::new(Work::begin(backup, true).await?);
         let loading = Loading { work, tasks: Arc::new(plan.data) };
-        let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
+        let mut crew =
+            definitions::Crew { backup, around: &around, options, receipt: &mut receipt, refused: &mut refused };
         let loaded;
         (sessions, loaded) = crew.side_by_side(sessions, plan.build, Some(loading)).await?;
         receipt.seconds.data = loaded.at.duration_since(phase).as_secs_f64();
         receipt.count(backup, &loaded.digests);
         tracing::info!(database = name, rows = receipt.rows, seconds = receipt.seconds.data, "data is loaded");
 
-        let mut crew = definitions::Crew { backup, around: &around, options, receipt: &mut receipt };
+        let mut crew =
+            definitions::Crew { backup, around: &around, options, receipt: &mut receipt, refused: &mut refused };
+        let mut forced = Vec::new();
         if let Some(session) = sessions.first_mut() {
             crew.in_order(session, plan.privileges.iter()).await?;
+            forced = surroundings::lift_row_security(session).await?;
         }
         (sessions, _) = crew.side_by_side(sessions, plan.last, None).await?;
         receipt.seconds.after = loaded.at.elapsed().as_secs_f64();
@@ -347,6 +356,12 @@ impl Engine {
         sessions = proof::prove(backup, &loaded.digests, sessions).await?;
         receipt.proved_by = backup.proved_by();
         receipt.seconds.proof = phase.elapsed().as_secs_f64();
+        if let Some(session) = sessions.first_mut() {
+            for table in forced {
+                let sql = [b"ALTER TABLE ".as_slice(), &table, b" FORCE ROW LEVEL SECURITY"].concat();
+                session.execute(sql).await.map_err(|error| copy_fault(&error, "row security"))?;
+            }
+        }
         if options.analyze
             && let Some(session) = sessions.first_mut()
         {
@@ -403,19 +418,4 @@ fn note(what: &str, id: Option<BackupId>, keep_days: Option<u32>) -> String {
     let now = Timestamp::now();
     let until = keep_days.and_then(|days| now.checked_add(SignedDuration::from_hours(24 * i64::from(days))).ok());
     json!({"holdfast": what, "by_backup": id, "at": now, "keep_until": until}).to_string()
-}
-
-/// Roles and tablespaces in the archive's encoding.
-async fn surroundings(session: &mut RawSession, options: Options) -> Result<Surroundings, Fault> {
-    let mut names = async |sql: &str| database::first_column(session, sql).await;
-    let roles = names("COPY (SELECT rolname FROM pg_catalog.pg_roles) TO STDOUT").await?;
-    let tablespaces = names("COPY (SELECT spcname FROM pg_catalog.pg_tablespace) TO STDOUT").await?;
-    let superuser = names("COPY (SELECT pg_catalog.current_setting('is_superuser')) TO STDOUT").await?;
-    Ok(Surroundings {
-        roles: roles.into_iter().collect(),
-        tablespaces: tablespaces.into_iter().collect(),
-        superuser: superuser.first().is_some_and(|text| text == b"on"),
-        no_owner: options.no_owner,
-        no_privileges: false,
-    })
 }
