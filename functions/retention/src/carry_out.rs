@@ -100,12 +100,12 @@ impl Executor<'_> {
         if etag != expiry.etag {
             return Ok(changed());
         }
-        if !resuming {
-            for artifact in expiry.artifacts.iter().filter(|artifact| !artifact.key.ends_with('/')) {
-                if let Some(lock) = self.store.locked_by(&artifact.key).await? {
-                    return Ok(Fate::Failed(format!("its {} is locked by {lock}", artifact.kind)));
-                }
+        for artifact in expiry.artifacts.iter().filter(|artifact| !artifact.key.ends_with('/')) {
+            if let Some(lock) = self.store.locked_by(&artifact.key).await? {
+                return Ok(Fate::Failed(format!("its {} is locked by {lock}", artifact.kind)));
             }
+        }
+        if !resuming {
             let epitaph =
                 Epitaph { reason: &expiry.reason, by: self.request_id, forced: expiry.forced, at: Timestamp::now() };
             match expire(&manifest, &kinds, epitaph) {

@@ -1,6 +1,6 @@
 //! Everything a run has to know, from the bucket alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use futures::future::try_join_all;
 use futures::{StreamExt, TryStreamExt};
@@ -24,6 +24,12 @@ const EXPORT_RUNS: &str = "runs/rds-exports/";
 const RUNS_LAST: SignedDuration = SignedDuration::from_hours(30 * 24);
 const LEASES: [&str; 2] = ["runs/leases/", "restores/leases/"];
 const WAITING: &str = "restores/waiting/";
+/// Longer than a listing takes and two clocks differ by.
+const JUST_MADE: SignedDuration = SignedDuration::from_hours(1);
+/// Of what a warning is about, so many are named.
+const NAMED: usize = 5;
+/// `20250621-143000`
+const ID_LENGTH: usize = 15;
 
 pub struct Observed {
     pub catalog: Catalog,
@@ -65,7 +71,10 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
     let folders = ArtifactKind::ALL.map(|kind| at(kind.folder()));
     let found = try_join_all(folders.iter().map(|folder| store.inventory(folder)));
     let uploads = try_join_all(folders.iter().map(|folder| store.pending_uploads(folder)));
+    let began = Timestamp::now();
     let (found, uploads) = tokio::try_join!(found, uploads)?;
+    let found = found.concat();
+    let sizes: HashMap<&str, u64> = found.iter().map(|object| (object.key.as_str(), object.size_bytes)).collect();
 
     let (metadata, waiting, lease_folders) = (at(METADATA), at(WAITING), LEASES.map(at));
     let (listed, entries, pins, leases) = tokio::try_join!(
@@ -79,12 +88,13 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
     let last = Loaded::read(store).await?;
     let mut catalog = Catalog::new(config.thresholds);
     let mut manifests = BTreeSet::new();
-    let mut newest_first: Vec<(BackupId, String)> = Vec::new();
+    let mut newest_first: Vec<(BackupId, Found)> = Vec::new();
     for object in listed {
         match manifest_id(&object.key, prefix) {
-            Some(id) => newest_first.push((id, object.key)),
+            Some(id) => newest_first.push((id, object)),
             None if object.key.ends_with('/') => {}
             None => {
+                manifests.extend(named_in(&object.key));
                 let problem = "it does not lie where a manifest lies".to_owned();
                 catalog.add_unreadable(Unreadable { key: object.key, problem });
             }
@@ -93,24 +103,31 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
     newest_first.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
     manifests.extend(newest_first.iter().map(|(id, _)| *id));
 
-    let reading = newest_first.into_iter().map(|(id, key)| async move {
-        let json = store.read_listed(&key).await;
-        Ok::<_, Fault>((id, key, json))
-    });
-    // In order, because that is how the catalog takes them.
-    let mut reading = futures::stream::iter(reading).buffered(config.concurrency);
-    while let Some((id, key, json)) = reading.try_next().await? {
-        let record = match json {
+    let sizes = &sizes;
+    let reading = newest_first.into_iter().map(|(id, object)| async move {
+        let mut record = match store.read_listed(&object.key).await {
             Ok(None) => Err("it has just vanished".to_owned()),
             Ok(Some((json, etag))) => Record::read(id, etag, &json, prefix),
             Err(error) if error.is_absent_or_hidden() => Err(chain(&error)),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
+        // The artifacts were listed before: those of a backup that has just been made may be younger than the list.
+        let settled = began.duration_since(object.last_modified) > JUST_MADE;
+        if let (Ok(record), true) = (&mut record, settled) {
+            record.missing = missing(record, sizes);
+        }
+        Ok((object.key, record))
+    });
+    // In order, because that is how the catalog takes them.
+    let mut reading = futures::stream::iter(reading).buffered(config.concurrency);
+    while let Some((key, record)) = reading.try_next().await? {
         match record {
             Ok(record) => catalog.add(record),
             Err(problem) => catalog.add_unreadable(Unreadable { key, problem }),
         }
     }
+    drop(reading);
+    warnings.extend(told_missing(&catalog));
     warnings.extend(
         pins.iter().filter(|pin| pin.unreadable).map(|pin| format!("{} is not readable, and pins for ever", pin.key)),
     );
@@ -122,7 +139,7 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
         working,
         entries,
         uploads: uploads.concat(),
-        found: found.concat(),
+        found,
         last,
         warnings,
     })
@@ -141,6 +158,32 @@ async fn working(store: &Store, folder: &str) -> Result<BTreeSet<BackupId>, Stor
         }
     }
     Ok(working)
+}
+
+/// What a manifest lists and can be restored from, and what is not there as it was written.
+fn missing(record: &Record, sizes: &HashMap<&str, u64>) -> Vec<ArtifactKind> {
+    let missing = record.artifacts.iter().filter(|artifact| {
+        let size = sizes.get(artifact.key.as_str());
+        // Older manifests do not say how large an artifact is.
+        let whole = size.is_some_and(|size| *size == artifact.size_bytes || artifact.size_bytes == 0);
+        artifact.kind.is_restorable() && !whole
+    });
+    missing.map(|artifact| artifact.kind).collect()
+}
+
+fn told_missing(catalog: &Catalog) -> Option<String> {
+    let without: Vec<&Record> = catalog.records().iter().filter(|record| !record.missing.is_empty()).collect();
+    let named: Vec<String> = without.iter().take(NAMED).map(|record| record.id.to_string()).collect();
+    let more = if without.len() > NAMED { ", …" } else { "" };
+    (!without.is_empty()).then(|| {
+        let (count, named) = (without.len(), named.join(", "));
+        format!("{count} backups are listed whose data is not in the bucket as it was written: {named}{more}")
+    })
+}
+
+/// The backup that a file among the manifests is about, wherever it lies: what is its is no orphan.
+fn named_in(key: &str) -> Option<BackupId> {
+    key.rsplit('/').next()?.get(..ID_LENGTH)?.parse().ok()
 }
 
 /// The backup whose manifest lies under a key.

@@ -211,6 +211,13 @@ impl Store {
         }
     }
 
+    /// Makes every object as old as if it had been written so long before. In memory only.
+    pub fn age_objects(&self, by: Duration) {
+        self.amend_all(|_, version| {
+            version.last_modified = version.last_modified.checked_sub(by).unwrap_or(Timestamp::MIN);
+        });
+    }
+
     /// Makes every upload in progress as old as if it had been begun so long before.
     pub fn age_uploads(&self, by: Duration) {
         for bucket in self.lock().values_mut() {

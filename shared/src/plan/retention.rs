@@ -153,7 +153,7 @@ struct Group<'a> {
     environment: &'a Environment,
     database: &'a str,
     records: Vec<&'a Record>,
-    /// The newest verified ones: of all that can be restored, and with a dump.
+    /// The newest verified ones: of all that can be restored, and of those that no doubt is cast on.
     protected: BTreeSet<BackupId>,
     /// It has backups that could be restored.
     restorable: bool,
@@ -276,14 +276,18 @@ fn groups<'a>(catalog: &'a Catalog, circumstances: &'a Circumstances<'_>) -> Vec
     }
     let groups = by_name.into_iter().map(|((environment, database), mut records)| {
         records.sort_unstable_by_key(|record| std::cmp::Reverse(record.id));
-        let verified = |record: &&&Record| record.verified && record.is_restorable();
+        let verified = |record: &&&Record| record.verified && record.is_restorable() && record.problem.is_none();
         let has_dump = |record: &&&Record| record.artifacts.iter().any(|a| a.kind == ArtifactKind::Dump);
         // One that is dated in the future stays as well, and does not stand in for the newest before now.
         let past = |record: &&&Record| record.id.timestamp() <= circumstances.now;
+        // Nor does one whose data is gone from the bucket, or one of a few tables for one of all of them.
+        let there = |record: &&&Record| record.is_there();
         let protected = [
             records.iter().find(verified),
             records.iter().filter(verified).find(has_dump),
             records.iter().filter(verified).find(past),
+            records.iter().filter(verified).find(there),
+            records.iter().filter(verified).filter(there).find(|record| record.whole && past(record)),
         ];
         Group {
             environment,

@@ -27,6 +27,8 @@ mod restore_tables;
 mod restore_thaw;
 mod retention;
 mod retention_databases;
+mod retention_kill;
+mod retention_last;
 mod retention_rds;
 mod rights;
 mod runs;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus, ObjectLockRetention, ObjectLockRetentionMode};
 use futures::StreamExt;
-use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome, LambdaOptions, LambdaServer};
+use holdfast_local::lambda::{FunctionSpec, InvokeOutcome, LambdaOptions, LambdaServer};
 use holdfast_local::s3::{BucketOptions, Fault, FaultAction, Permissions, S3Options, S3Server};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -16,21 +16,22 @@ use crate::bed::{BUCKET, Bed, binary};
 
 pub const RETENTION: &str = "retention";
 pub const KEY: (&str, &str) = ("retention-role", "retention-role-secret");
-const LEASE: &str = "runs/retention/lease.json";
-const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
+pub const LEASE: &str = "runs/retention/lease.json";
+pub const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
 
 /// No version may be deleted, and no manifest at all.
 pub fn rights() -> Permissions {
     crate::bed::rights(RETENTION, &[""], &[])
 }
 
-struct Rig {
-    s3: S3Server,
-    lambda: LambdaServer,
+pub struct Rig {
+    pub s3: S3Server,
+    pub lambda: LambdaServer,
+    client: aws_sdk_s3::Client,
 }
 
 impl Rig {
-    async fn start(settings: &[(&str, &str)]) -> Self {
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
         Self::on(S3Options::default(), settings).await
     }
 
@@ -40,25 +41,26 @@ impl Rig {
         s3.store().add_key(KEY.0, KEY.1, Some(rights()));
         let lambda = LambdaServer::start(LambdaOptions::default()).await.unwrap();
         lambda.register(spec(&s3, settings));
-        Self { s3, lambda }
+        let client = crate::bed::s3_client(&s3);
+        Self { s3, lambda, client }
     }
 
-    fn client(&self) -> aws_sdk_s3::Client {
-        crate::bed::s3_client(&self.s3)
+    pub fn client(&self) -> aws_sdk_s3::Client {
+        self.client.clone()
     }
 
-    async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
+    pub async fn put(&self, key: &str, body: impl Into<Vec<u8>>) {
         let body = ByteStream::from(body.into());
         self.client().put_object().bucket(BUCKET).key(key).body(body).send().await.unwrap();
     }
 
-    async fn json(&self, key: &str) -> Value {
+    pub async fn json(&self, key: &str) -> Value {
         let object = self.client().get_object().bucket(BUCKET).key(key).send().await.unwrap();
         serde_json::from_slice(&object.body.collect().await.unwrap().into_bytes()).unwrap()
     }
 
     /// A backup with its artifacts.
-    async fn backup(&self, manifest: &Value) {
+    pub async fn backup(&self, manifest: &Value) {
         for artifact in manifest["artifacts"].as_object().unwrap().values() {
             let key = artifact["key"].as_str().unwrap();
             if key.ends_with('/') {
@@ -71,18 +73,18 @@ impl Rig {
         self.put(&manifest_key(manifest["timestamp"].as_str().unwrap()), manifest.to_string()).await;
     }
 
-    async fn invoke(&self, payload: Value) -> InvokeOutcome {
+    pub async fn invoke(&self, payload: Value) -> InvokeOutcome {
         self.lambda.invoke(RETENTION, payload).await.unwrap()
     }
 
-    async fn run(&self, payload: Value) -> Value {
+    pub async fn run(&self, payload: Value) -> Value {
         let outcome = self.invoke(payload).await;
         assert!(!outcome.is_error(), "{:#}\n{}", outcome.payload, outcome.log.join("\n"));
         outcome.payload
     }
 
     /// Code and message.
-    async fn fails(&self, payload: Value) -> (String, String) {
+    pub async fn fails(&self, payload: Value) -> (String, String) {
         let outcome = self.invoke(payload).await;
         assert!(outcome.is_error(), "{:#}", outcome.payload);
         let text = |field: &str| outcome.payload[field].as_str().unwrap_or_default().to_owned();
@@ -90,18 +92,18 @@ impl Rig {
     }
 
     /// Keys whose current version is an object.
-    fn present(&self) -> BTreeSet<String> {
+    pub fn present(&self) -> BTreeSet<String> {
         let objects = self.s3.store().objects(BUCKET).into_iter();
         objects.filter(|object| object.is_latest && !object.delete_marker).map(|object| object.key).collect()
     }
 
-    fn dumps(&self) -> Vec<String> {
+    pub fn dumps(&self) -> Vec<String> {
         let keys = self.present().into_iter().filter(|key| key.contains("/dumps/"));
         keys.map(|key| key.rsplit('/').next().unwrap()[..8].to_owned()).collect()
     }
 
     /// What writes or deletes, by operation.
-    fn changes(&self) -> BTreeMap<String, usize> {
+    pub fn changes(&self) -> BTreeMap<String, usize> {
         let mut changes = BTreeMap::new();
         for request in self.s3.store().requests() {
             let lease = request.key.as_deref() == Some(LEASE);
@@ -113,7 +115,7 @@ impl Rig {
     }
 
     /// Nothing was ever deleted but by a marker.
-    fn no_version_was_deleted(&self) {
+    pub fn no_version_was_deleted(&self) {
         for request in self.s3.store().requests() {
             let deletes = request.operation.starts_with("DeleteObject");
             assert!(!deletes || !request.query.contains("versionId"), "{request:?}");
@@ -140,16 +142,16 @@ pub fn spec(s3: &S3Server, settings: &[(&str, &str)]) -> FunctionSpec {
     spec
 }
 
-fn manifest_key(id: &str) -> String {
+pub fn manifest_key(id: &str) -> String {
     format!("postgres-exports/metadata/{}-{}-{}/{id}.json", &id[..4], &id[4..6], &id[6..8])
 }
 
-fn dump_key(id: &str) -> String {
+pub fn dump_key(id: &str) -> String {
     format!("postgres-exports/dumps/{}-{}-{}/{id}.dump", &id[..4], &id[4..6], &id[6..8])
 }
 
 /// A verified daily backup of production's `shop`.
-fn manifest(id: &str) -> Value {
+pub fn manifest(id: &str) -> Value {
     json!({
         "timestamp": id, "manifest_version": 1, "state": "complete", "environment": "production", "purpose": "daily_backup",
         "source": {"type": "postgresql", "instance": "db", "database": "shop", "snapshot_id": "1"},
@@ -161,17 +163,17 @@ fn manifest(id: &str) -> Value {
 }
 
 /// The n-th of January 2025.
-fn day(n: usize) -> String {
+pub fn day(n: usize) -> String {
     format!("202501{n:02}-020000")
 }
 
-async fn days(rig: &Rig, days: std::ops::RangeInclusive<usize>) {
+pub async fn days(rig: &Rig, days: std::ops::RangeInclusive<usize>) {
     for n in days {
         rig.backup(&manifest(&day(n))).await;
     }
 }
 
-fn ids(list: &Value) -> Vec<&str> {
+pub fn ids(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap()).collect()
 }
 
@@ -224,61 +226,6 @@ async fn retention_does_what_its_dry_run_says_and_then_nothing() {
     let second = rig.run(json!({})).await;
     assert_eq!((&second["done"]["expired"], rig.changes()), (&json!(0), BTreeMap::new()));
     assert_eq!(second["plan"]["counts"]["tombstones"], 2);
-}
-
-/// Killed while a call hangs, then run again: the end is the same as without the kill.
-#[tokio::test(flavor = "multi_thread")]
-async fn retention_may_be_killed_at_any_call() {
-    let folder = |n: usize| format!("postgres-exports/rds-exports/2025-01-{n:02}/export-{}/", day(n));
-    let moments: [(&'static str, u64, &str); 7] = [
-        ("PutObject", 1, "metadata/"),
-        ("PutObject", 2, "metadata/"),
-        ("DeleteObject", 1, "dumps/"),
-        ("DeleteObject", 2, "dumps/"),
-        ("PutObject", 4, "metadata/"),
-        ("PutObject", 6, "metadata/"),
-        ("ListObjectsV2", 9, ""),
-    ];
-    let runs = moments.into_iter().map(|(operation, nth, key)| async move {
-        let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO), ("RETENTION_CONCURRENCY", "1")]).await;
-        days(&rig, 1..=5).await;
-        for n in [2, 4, 5] {
-            let mut export = manifest(&day(n));
-            export["artifacts"]["rds-export"] = json!({"key": folder(n), "size_bytes": 8});
-            rig.backup(&export).await;
-        }
-        let key_contains = (!key.is_empty()).then(|| key.to_owned());
-        let hang = FaultAction::Hang(Duration::from_secs(60));
-        rig.s3.store().faults().push(Fault { key_contains, ..Fault::nth(operation, nth, hang) });
-        let options = InvokeOptions { timeout: Some(Duration::from_millis(3_500)), ..InvokeOptions::default() };
-        let killed = rig.lambda.invoke_with(RETENTION, json!({}), options).await.unwrap();
-        assert!(killed.is_error(), "{operation} {nth}: {:#}", killed.payload);
-        rig.s3.store().faults().clear();
-        rig.lambda.kill_instances(RETENTION);
-        for n in [4, 5] {
-            assert!(rig.present().contains(&dump_key(&day(n))), "{operation} {nth}");
-            assert_eq!(rig.json(&manifest_key(&day(n))).await["state"], "complete");
-        }
-        let mut lease = rig.json(LEASE).await;
-        lease["expires"] = json!("2020-01-01T00:00:00Z");
-        rig.put(LEASE, lease.to_string()).await;
-
-        rig.run(json!({})).await;
-        assert_eq!(rig.dumps(), ["20250104", "20250105"], "{operation} {nth}");
-        let exports = |n: usize| rig.present().iter().filter(|key| key.starts_with(&folder(n))).count();
-        assert_eq!((exports(2), exports(4), exports(5)), (0, 2, 2), "{operation} {nth}");
-        for n in 1..=3 {
-            let tombstone = rig.json(&manifest_key(&day(n))).await;
-            assert_eq!(tombstone["state"], "expired");
-            for artifact in tombstone["expired_artifacts"].as_object().unwrap().values() {
-                assert!(artifact["expired"]["done"].is_string(), "{operation} {nth}");
-            }
-        }
-        rig.s3.store().clear_requests();
-        rig.run(json!({})).await;
-        assert_eq!(rig.changes(), BTreeMap::new(), "{operation} {nth}");
-    });
-    futures::stream::iter(runs).buffer_unordered(4).collect::<()>().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

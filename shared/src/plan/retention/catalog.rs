@@ -48,6 +48,14 @@ struct Later {
     id: BackupId,
     live: bool,
     measure: Measure,
+    /// Where it is gone itself: what the next one that is left holds.
+    survivor: Option<Measure>,
+}
+
+impl Later {
+    fn into_survivor(self) -> Option<Measure> {
+        if self.live { Some(self.measure) } else { self.survivor }
+    }
 }
 
 impl Catalog {
@@ -59,14 +67,18 @@ impl Catalog {
     pub fn add(&mut self, mut record: Record) {
         let measure = std::mem::take(&mut record.measure);
         // An export that cannot be restored counts other things than a dump does.
-        if record.verified && record.restorable && !measure.tables.is_empty() {
+        if record.verified && record.restorable && measure.tables.is_some() {
             let selection = measure.selection.clone();
             let series = (record.environment.clone(), record.database.clone(), record.purpose.clone(), selection);
             let live = record.is_live();
-            if let Some(later) = self.later.get(&series) {
+            let later = self.later.remove(&series);
+            if let Some(later) = &later {
                 let findings = compare(&measure, &later.measure, self.thresholds);
+                // One that has been deleted is forgotten only if those after it hold again what it lacked.
+                let lasts = later.live
+                    || later.survivor.as_ref().is_some_and(|left| !compare(&measure, left, self.thresholds).is_empty());
                 // Where the one before is gone already, there is nothing to hold on to.
-                if live && later.live && !findings.is_empty() {
+                if live && lasts && !findings.is_empty() {
                     self.anomalies.push(Anomaly {
                         environment: record.environment.clone(),
                         database: record.database.clone(),
@@ -77,7 +89,8 @@ impl Catalog {
                     });
                 }
             }
-            self.later.insert(series, Later { id: record.id, live, measure });
+            let survivor = later.filter(|_| !live).and_then(Later::into_survivor);
+            self.later.insert(series, Later { id: record.id, live, measure, survivor });
         }
         self.records.push(record);
     }
@@ -103,13 +116,13 @@ impl Catalog {
 
 fn compare(before: &Measure, after: &Measure, thresholds: Thresholds) -> Vec<String> {
     let mut findings = Vec::new();
-    if thresholds.vanished_tables {
+    if let (true, Some(before), Some(after)) = (thresholds.vanished_tables, &before.tables, &after.tables) {
         let gone: Vec<&str> =
-            before.tables.iter().filter(|name| after.tables.binary_search(name).is_err()).map(String::as_str).collect();
+            before.iter().filter(|name| after.binary_search(name).is_err()).map(String::as_str).collect();
         if !gone.is_empty() {
             let more = if gone.len() > NAMED { ", …" } else { "" };
             let named = gone[..gone.len().min(NAMED)].join(", ");
-            findings.push(format!("{} of {} tables vanished: {named}{more}", gone.len(), before.tables.len()));
+            findings.push(format!("{} of {} tables vanished: {named}{more}", gone.len(), before.len()));
         }
     }
     for (what, before, after, percent) in [
@@ -131,7 +144,7 @@ mod tests {
     const THRESHOLDS: Thresholds = Thresholds { rows_percent: 30, bytes_percent: 50, vanished_tables: true };
 
     fn measure(rows: u64, bytes: u64, tables: &[&str]) -> Measure {
-        let tables = tables.iter().map(|&name| name.to_owned()).collect();
+        let tables = Some(tables.iter().map(|&name| name.to_owned()).collect());
         Measure { rows, bytes, tables, selection: String::new() }
     }
 

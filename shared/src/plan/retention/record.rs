@@ -24,6 +24,10 @@ pub struct Record {
     pub verified: bool,
     /// Not an export that no server can be made of.
     pub restorable: bool,
+    /// Of the whole database: no tables were chosen or left out.
+    pub whole: bool,
+    /// Listed, and not there as they were written. The manifest does not know: who looks at the bucket sets it.
+    pub missing: Vec<ArtifactKind>,
     /// What is there.
     pub artifacts: Vec<Artifact>,
     /// What a run has expired without having been able to say that it is gone.
@@ -51,8 +55,8 @@ pub struct Artifact {
 pub struct Measure {
     pub rows: u64,
     pub bytes: u64,
-    /// `schema.table`, sorted.
-    pub tables: Vec<String>,
+    /// `schema.table`, sorted. `None`: the manifest says nothing of tables.
+    pub tables: Option<Vec<String>>,
     /// The patterns that chose the tables: backups with other patterns are not compared.
     pub selection: String,
 }
@@ -80,8 +84,7 @@ struct Document {
     artifacts: BTreeMap<String, DocumentArtifact>,
     #[serde(default)]
     expired_artifacts: BTreeMap<String, DocumentArtifact>,
-    #[serde(default)]
-    tables: Vec<DocumentTable>,
+    tables: Option<Vec<DocumentTable>>,
     large_objects: Option<LargeObjects>,
     #[serde(default)]
     selection: Value,
@@ -158,13 +161,17 @@ impl Record {
         let artifacts = own_artifacts(id, document.artifacts.into_iter(), prefix, &mut problem);
 
         let stored: u64 = artifacts.iter().map(|artifact| artifact.size_bytes).sum();
-        let text: u64 = document.tables.iter().map(|table| table.bytes).sum();
-        let mut tables: Vec<String> =
-            document.tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
-        tables.sort_unstable();
+        let listed = document.tables.as_deref().unwrap_or_default();
+        let text: u64 = listed.iter().map(|table| table.bytes).sum();
+        let tables = document.tables.as_ref().map(|tables| {
+            let mut names: Vec<String> =
+                tables.iter().map(|table| format!("{}.{}", table.schema, table.name)).collect();
+            names.sort_unstable();
+            names
+        });
         let measure = Measure {
-            rows: document.tables.iter().map(|table| table.rows).sum(),
-            bytes: if tables.is_empty() { stored } else { text + document.large_objects.map_or(0, |o| o.bytes) },
+            rows: listed.iter().map(|table| table.rows).sum(),
+            bytes: if tables.is_none() { stored } else { text + document.large_objects.map_or(0, |o| o.bytes) },
             tables,
             selection: document.selection.to_string(),
         };
@@ -177,6 +184,8 @@ impl Record {
             hold: document.hold,
             verified: document.verified.is_some(),
             restorable: document.restorable.unwrap_or(true),
+            whole: chooses_nothing(&document.selection),
+            missing: Vec::new(),
             artifacts,
             unfinished,
             forced,
@@ -194,6 +203,19 @@ impl Record {
     /// A database can be made of it again.
     pub fn is_restorable(&self) -> bool {
         self.restorable && self.is_live() && self.artifacts.iter().any(|artifact| artifact.kind.is_restorable())
+    }
+
+    /// What it can be restored from is in the bucket, as far as anybody has looked.
+    pub fn is_there(&self) -> bool {
+        self.artifacts.iter().any(|artifact| artifact.kind.is_restorable() && !self.missing.contains(&artifact.kind))
+    }
+}
+
+fn chooses_nothing(selection: &Value) -> bool {
+    match selection {
+        Value::Null => true,
+        Value::Object(lists) => lists.values().all(|list| list.as_array().is_some_and(Vec::is_empty)),
+        _ => false,
     }
 }
 
@@ -251,7 +273,34 @@ mod tests {
         let record = read(&document()).unwrap();
         assert!(record.is_restorable() && record.verified && !record.hold && record.problem.is_none());
         assert_eq!((record.measure.rows, record.measure.bytes), (7, 70));
-        assert_eq!(record.measure.tables, ["public.a", "public.b"]);
+        assert_eq!(record.measure.tables.unwrap(), ["public.a", "public.b"]);
+    }
+
+    #[test]
+    fn a_backup_of_no_tables_is_not_one_that_says_nothing_of_tables() {
+        let tables = |value: Value| {
+            let mut document = document();
+            document["tables"] = value;
+            read(&document).unwrap().measure.tables
+        };
+        assert_eq!((tables(json!([])), tables(Value::Null)), (Some(Vec::new()), None));
+    }
+
+    #[test]
+    fn chosen_tables_are_not_the_whole_database() {
+        for (selection, whole) in [
+            (Value::Null, true),
+            (json!({}), true),
+            (json!({"include": [], "exclude": []}), true),
+            (json!({"include": ["public.a"]}), false),
+            (json!({"exclude_data": ["log_*"]}), false),
+            (json!("public.a"), false),
+            (json!({"sample": 0.1}), false),
+        ] {
+            let mut document = document();
+            document["selection"] = selection.clone();
+            assert_eq!(read(&document).unwrap().whole, whole, "{selection}");
+        }
     }
 
     #[test]

@@ -31,12 +31,14 @@ fn backup(id: BackupId) -> Record {
         hold: false,
         verified: true,
         restorable: true,
+        whole: true,
+        missing: Vec::new(),
         artifacts: vec![artifact(ArtifactKind::Dump)],
         unfinished: Vec::new(),
         forced: false,
         problem: None,
         etag: String::new(),
-        measure: Measure { rows: 100, bytes: 100, tables: vec!["public.a".to_owned()], selection: String::new() },
+        measure: Measure { rows: 100, bytes: 100, tables: Some(vec!["public.a".to_owned()]), selection: String::new() },
     }
 }
 
@@ -105,7 +107,7 @@ const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
 #[test]
 fn each_guard_keeps_what_it_guards() {
     type Change = fn(&mut Given);
-    let rows: [(&str, Change, &[&str]); 12] = [
+    let rows: [(&str, Change, &[&str]); 17] = [
         ("nothing special", |_| {}, &["01", "02", "03"]),
         ("on hold", |g| g.records[1].hold = true, &["01", "03"]),
         ("pinned", |g| g.pins = vec![pin(g.records[0].id)], &["02", "03"]),
@@ -114,6 +116,25 @@ fn each_guard_keeps_what_it_guards() {
         ("newest verified is old", |g| g.records[1..].iter_mut().for_each(|r| r.verified = false), &[]),
         ("none verified", |g| g.records.iter_mut().for_each(|r| r.verified = false), &[]),
         ("the newest not verified does not count", |g| g.records[4].verified = false, &["01", "02"]),
+        (
+            "only one that is not understood is verified",
+            |g| {
+                g.records.iter_mut().for_each(|r| r.verified = false);
+                (g.records[4].verified, g.records[4].problem) = (true, Some("odd".into()));
+            },
+            &[],
+        ),
+        ("the newest's data is gone", |g| g.records[2..].iter_mut().for_each(|r| r.missing = r.kinds()), &["01", "03"]),
+        ("no data is left anywhere", |g| g.records.iter_mut().for_each(|r| r.missing = r.kinds()), &["01", "02", "03"]),
+        ("the newest are of a few tables", |g| g.records[1..].iter_mut().for_each(|r| r.whole = false), &["02", "03"]),
+        (
+            "the newest whole one's data is gone",
+            |g| {
+                g.records[2..].iter_mut().for_each(|r| r.whole = false);
+                g.records[1].missing = g.records[1].kinds();
+            },
+            &["02", "03"],
+        ),
         ("clock behind the newest", |g| g.now = at("2025-06-05T01:59:59Z"), &[]),
         ("clock at the newest", |g| g.now = at("2025-06-05T02:00:00Z"), &["01", "02", "03"]),
         ("tombstones do not count", |g| g.records[4].state = State::Expired, &["01", "02"]),
@@ -321,6 +342,73 @@ fn a_deletion_by_hand_meets_the_same_guards() {
     assert_eq!(gone.delete(day(1).id, false), Ok(None));
 }
 
+/// A database is emptied, and the backup that shows it is deleted by hand: the one after is no smaller than that one was.
+#[test]
+fn an_anomaly_lasts_until_it_is_looked_at_or_over() {
+    type Change = fn(&mut Given);
+    let rows: [(&str, Change, bool); 7] = [
+        ("all is there", |_| {}, false),
+        ("all tables are gone", |g| empty(&mut g.records[3..]), true),
+        ("a manifest says nothing of tables", |g| g.records[3].measure.tables = None, false),
+        (
+            "the first empty one is deleted",
+            |g| {
+                empty(&mut g.records[3..]);
+                bury(&mut g.records[3]);
+            },
+            true,
+        ),
+        (
+            "the first two are",
+            |g| {
+                empty(&mut g.records[2..]);
+                g.records[2..4].iter_mut().for_each(bury);
+            },
+            true,
+        ),
+        (
+            "it is deleted, and the next one is whole again",
+            |g| {
+                empty(&mut g.records[3..4]);
+                bury(&mut g.records[3]);
+            },
+            false,
+        ),
+        (
+            "it has been looked at",
+            |g| {
+                empty(&mut g.records[3..]);
+                bury(&mut g.records[3]);
+                let looked_at = g.records[3].id;
+                g.acknowledged = BTreeMap::from([((environment("production"), "shop".to_owned()), looked_at)]);
+            },
+            false,
+        ),
+    ];
+    for (what, change, blocked) in rows {
+        let mut given = Given::new(LAST_TWO, (1..=5).map(day).collect());
+        change(&mut given);
+        let plan = given.plan();
+        assert_eq!(
+            (plan.blocks.len(), plan.expire.is_empty()),
+            (usize::from(blocked), blocked),
+            "{what}: {:?}",
+            plan.blocks
+        );
+    }
+}
+
+fn empty(records: &mut [Record]) {
+    for record in records {
+        record.measure = Measure { tables: Some(Vec::new()), ..Measure::default() };
+    }
+}
+
+fn bury(record: &mut Record) {
+    record.artifacts.clear();
+    record.state = State::Expired;
+}
+
 #[test]
 fn rules_for_what_does_not_exist_are_told() {
     let policy = r#"{"rules":[{"databases":["shop","shopp"],"environments":["production"],"keep_last":2},
@@ -434,6 +522,7 @@ impl Pool {
         record.purpose = random.pick(&["daily_backup", "daily_backup", "testing", "on demand?"]).to_owned();
         record.verified = !random.one_in(4);
         record.hold = random.one_in(16);
+        record.whole = !random.one_in(6);
         record.measure.rows = random.pick(&[100, 100, 100, 10]);
         let artifact = |kind: ArtifactKind| Artifact { kind, key: format!("{second}.{kind}"), size_bytes: 1 };
         match random.below(12) {
@@ -455,6 +544,9 @@ impl Pool {
                 record.state = State::Expired;
             }
             _ => {}
+        }
+        if random.one_in(8) {
+            record.missing = record.kinds();
         }
         record
     }
@@ -488,12 +580,22 @@ fn killed_midway(given: &Given, plan: &Plan, after: usize) -> Vec<Record> {
     records
 }
 
+impl Record {
+    fn kinds(&self) -> Vec<ArtifactKind> {
+        self.artifacts.iter().map(|artifact| artifact.kind).collect()
+    }
+}
+
 /// The newest verified backup of each database that can be restored, told without the plan's own words.
 fn newest_verified(records: &[Record]) -> BTreeMap<(&str, &str), &Record> {
+    newest_verified_of(records.iter())
+}
+
+fn newest_verified_of<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<(&'a str, &'a str), &'a Record> {
     let mut newest: BTreeMap<(&str, &str), &Record> = BTreeMap::new();
     for record in records {
         let dump = record.artifacts.iter().any(|a| matches!(a.kind, ArtifactKind::Dump | ArtifactKind::Sql));
-        if record.state == State::Complete && record.verified && record.restorable && dump {
+        if record.state == State::Complete && record.verified && record.restorable && dump && record.problem.is_none() {
             let place = newest.entry((record.environment.as_str(), &record.database)).or_insert(record);
             if record.id > place.id {
                 *place = record;
@@ -517,6 +619,11 @@ fn check(given: &mut Given, other_environment: &Environment, number: u64) -> Res
     let verified = newest_verified(&originals);
     for record in verified.values() {
         require(!expiring.contains(&record.id), "promise 2: the newest verified backup is to be deleted")?;
+    }
+    let found = newest_verified_of(originals.iter().filter(|r| r.missing.is_empty()));
+    let whole = |r: &&Record| r.missing.is_empty() && r.whole && r.id.timestamp() <= given.now;
+    for record in found.values().chain(newest_verified_of(originals.iter().filter(whole)).values()) {
+        require(!expiring.contains(&record.id), "promise 2: the newest verified backup that is really there")?;
     }
     let behind = given.records.iter().any(|r| {
         r.state == State::Complete

@@ -1,0 +1,90 @@
+//! What a hasty run would take for a backup, or for nobody's: what is listed and gone, a manifest put aside, a dump under a hold.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
+use holdfast_local::s3::BucketOptions;
+use serde_json::{Value, json};
+
+use crate::bed::BUCKET;
+use crate::retention::{LAST_TWO, Rig, day, days, dump_key, ids, manifest, manifest_key, spec};
+
+const THREE_DAYS: Duration = Duration::from_secs(72 * 3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_verified_backup_is_one_whose_dump_is_there() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO)]).await;
+    days(&rig, 1..=5).await;
+    for n in [4, 5] {
+        rig.client().delete_object().bucket(BUCKET).key(dump_key(&day(n))).send().await.unwrap();
+    }
+    rig.put(&dump_key(&day(3)), "cut").await;
+    rig.s3.store().age_objects(THREE_DAYS);
+    let receipt = rig.run(json!({})).await;
+    assert_eq!(ids(&receipt["plan"]["expire"]), [day(1), day(3)]);
+    assert_eq!(rig.dumps(), ["20250102"], "the only whole one");
+    let told = "3 backups are listed whose data is not in the bucket as it was written: 20250105-020000";
+    assert!(receipt["plan"]["warnings"].to_string().contains(told), "{:#}", receipt["plan"]["warnings"]);
+    assert_eq!(rig.fails(json!({"delete": day(2)})).await.0, "retention-last-verified");
+
+    // A newer one that is there takes its place.
+    days(&rig, 6..=6).await;
+    assert_eq!(ids(&rig.run(json!({})).await["plan"]["expire"]), [day(2), day(4)]);
+    assert_eq!(rig.dumps(), ["20250106"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_manifest_put_aside_is_about_is_no_orphan() {
+    let rig = Rig::start(&[]).await;
+    days(&rig, 1..=2).await;
+    for n in 3..=5 {
+        rig.put(&dump_key(&day(n)), "data").await;
+    }
+    let aside = |name: &str| format!("postgres-exports/metadata/{name}");
+    rig.put(&aside(&format!("{}.json", day(3))), manifest(&day(3)).to_string()).await;
+    rig.put(&aside(&format!("2025-01-04/{}.json.bak", day(4))), manifest(&day(4)).to_string()).await;
+    rig.s3.store().age_objects(THREE_DAYS);
+    rig.run(json!({})).await;
+    let second = rig.run(json!({})).await;
+    assert_eq!(second["done"]["orphans_removed"], 1, "{second:#}");
+    assert_eq!(rig.dumps(), ["20250101", "20250102", "20250103", "20250104"]);
+    assert_eq!(rig.fails(json!({"delete": day(3), "force": day(3)})).await.0, "manifest-unreadable");
+}
+
+/// The tombstone was written, the run died, and somebody put a hold on the dump: a delete marker would hide it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_that_comes_after_the_tombstone_is_respected() {
+    let rig = Rig::start(&[]).await;
+    let locked = BucketOptions { versioning: true, object_lock: true };
+    rig.s3.store().create_bucket("locked", locked).unwrap();
+    rig.lambda.register(spec(&rig.s3, &[("BUCKET", "locked")]));
+    let put = async |key: String, body: String| {
+        let body = ByteStream::from(body.into_bytes());
+        rig.client().put_object().bucket("locked").key(key).body(body).send().await.unwrap()
+    };
+    let hold = async |status: ObjectLockLegalHoldStatus| {
+        let hold = ObjectLockLegalHold::builder().status(status).build();
+        let request = rig.client().put_object_legal_hold().bucket("locked").key(dump_key(&day(1)));
+        request.legal_hold(hold).send().await.unwrap();
+    };
+    for n in 1..=2 {
+        put(dump_key(&day(n)), "data".to_owned()).await;
+        put(manifest_key(&day(n)), manifest(&day(n)).to_string()).await;
+    }
+    let mut tombstone: Value = manifest(&day(1));
+    let mut dump = tombstone["artifacts"]["dump"].clone();
+    dump["expired"] = json!({"at": "2025-01-20T02:00:00Z", "reason": "old", "by": "r", "forced": false});
+    (tombstone["state"], tombstone["artifacts"]) = (json!("expired"), json!({}));
+    tombstone["expired_artifacts"] = json!({"dump": dump});
+    put(manifest_key(&day(1)), tombstone.to_string()).await;
+    hold(ObjectLockLegalHoldStatus::On).await;
+    let (code, message) = rig.fails(json!({})).await;
+    assert_eq!(code, "retention-incomplete");
+    assert!(message.contains(&format!("backup {}: its dump is locked by a legal hold", day(1))), "{message}");
+    let hidden = || rig.s3.store().objects("locked").iter().filter(|object| object.delete_marker).count();
+    assert_eq!(hidden(), 0);
+    hold(ObjectLockLegalHoldStatus::Off).await;
+    assert_eq!(ids(&rig.run(json!({})).await["plan"]["resume"]), [day(1)]);
+    assert_eq!(hidden(), 1);
+}
