@@ -9,6 +9,7 @@ pub mod codec;
 pub mod decode;
 pub mod extract;
 pub mod lexer;
+pub mod older;
 pub mod rows;
 pub mod script;
 pub mod spine;

@@ -3,12 +3,17 @@
 //! Source: `_printTocEntry`, `_getObjectDescription`, `_tocEntryRestorePass`, `IssueACLPerBlob` in PostgreSQL's
 //! `pg_backup_archiver.c` (13–18).
 
+mod large_objects;
+
 use std::collections::BTreeSet;
 
 use crate::archive::lexer::{self, Dialect};
 use crate::archive::toc::{Entry, Toc};
-use crate::archive::{admit, sql};
+use crate::archive::{admit, older, sql};
 use crate::plan::rebuild::{Kind, Phase};
+
+pub use large_objects::large_objects;
+use large_objects::{object_ids, objects_of};
 
 /// Large objects named in one statement.
 const OBJECT_BATCH: usize = 500;
@@ -78,6 +83,7 @@ const FOR_SUPERUSERS: [&[u8]; 15] = [
 /// What the target server has, and what is wanted of it. Names are in the archive's encoding.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
+    pub major: u32,
     pub roles: BTreeSet<Vec<u8>>,
     pub tablespaces: BTreeSet<Vec<u8>>,
     pub superuser: bool,
@@ -132,10 +138,9 @@ pub fn classify(entry: &Entry) -> (Phase, Kind) {
         _ if of_database => Phase::Never,
         _ if entry.is_table_data() || entry.is_large_objects() => Phase::Data,
         b"ACL" | b"ACL LANGUAGE" | b"DEFAULT ACL" => Phase::Privileges,
-        b"EVENT TRIGGER" | b"MATERIALIZED VIEW DATA" => Phase::Last,
+        // Building an index counts the table's rows, also where they were left out and the statistics were not.
+        b"EVENT TRIGGER" | b"MATERIALIZED VIEW DATA" | b"STATISTICS DATA" => Phase::Last,
         b"COMMENT" if tag.starts_with(b"EVENT TRIGGER ") => Phase::Last,
-        b"STATISTICS DATA" if entry.section == 4 => Phase::Last,
-        b"STATISTICS DATA" => Phase::After,
         _ => match entry.section {
             2 => Phase::Before,
             3 => Phase::WithData,
@@ -216,6 +221,9 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
             if let Some(other) = statements.iter().find(|statement| !admit::is_expected(entry.desc(), statement)) {
                 return Err(unexpected(entry, other));
             }
+            if !older::is_known(entry.desc(), around.major) || script.lacks_mapped_role(entry, around) {
+                return Ok(script);
+            }
             let if_refused = needs_superuser(entry, around).then(|| format!("{} needs a superuser", described(entry)));
             if !statements.is_empty() {
                 let statements = script.with_storage(entry, &statements, around);
@@ -239,6 +247,21 @@ impl Script {
         self.steps.push(Step { statements: vec![sql.into()], if_refused: None, defines: false });
     }
 
+    /// `CREATE USER MAPPING FOR role SERVER …`, and there is no such role.
+    fn lacks_mapped_role(&mut self, entry: &Entry, around: &Surroundings) -> bool {
+        if entry.desc() != b"USER MAPPING" {
+            return false;
+        }
+        let words = sql::leading_words(entry.defn.as_deref().unwrap_or_default(), 5);
+        let role = words.get(4).map(|word| sql::unquoted(word)).unwrap_or_default();
+        let lacks = role != b"public" && !around.roles.contains(&role);
+        if lacks {
+            let name = String::from_utf8_lossy(&role);
+            self.left_out.push(format!("{}: there is no role {name}", described(entry)));
+        }
+        lacks
+    }
+
     /// The definition, between the settings that choose where a table is stored.
     fn with_storage(&mut self, entry: &Entry, definition: &[&[u8]], around: &Surroundings) -> Vec<Vec<u8>> {
         let (mut statements, mut after) = (Vec::new(), Vec::new());
@@ -256,7 +279,8 @@ impl Script {
             statements.push([b"SET default_table_access_method = ".as_slice(), &sql::identifier(method)].concat());
             after.push(b"SET default_table_access_method = 'heap'".to_vec());
         }
-        statements.extend(definition.iter().map(|statement| statement.to_vec()));
+        let desc = entry.desc();
+        statements.extend(definition.iter().filter_map(|statement| older::for_major(desc, statement, around.major)));
         statements.append(&mut after);
         statements
     }
@@ -412,38 +436,4 @@ pub fn qualified(entry: &Entry) -> Vec<u8> {
         None | Some(b"") => tag,
         Some(namespace) => [sql::identifier(namespace).as_slice(), b".", &tag].concat(),
     }
-}
-
-/// The oids of a `BLOB METADATA` entry, one a line.
-fn object_ids(entry: &Entry) -> Result<Vec<u32>, ScriptError> {
-    let lines = entry.defn.as_deref().unwrap_or_default().split(|&byte| byte == b'\n');
-    lines
-        .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty())
-        .map(|line| std::str::from_utf8(line).ok().and_then(|text| text.parse().ok()))
-        .collect::<Option<_>>()
-        .ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })
-}
-
-/// Every large object that the archive lists.
-///
-/// # Errors
-/// [`ScriptError::LargeObjects`] where a list is not one of oids.
-pub fn large_objects(toc: &Toc) -> Result<Vec<u32>, ScriptError> {
-    let mut oids = Vec::new();
-    for entry in &toc.entries {
-        match entry.desc() {
-            b"BLOB METADATA" => oids.extend(object_ids(entry)?),
-            b"BLOB" => oids.push(entry.oid().ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })?),
-            _ => {}
-        }
-    }
-    Ok(oids)
-}
-
-/// The large objects that an entry's first dependency lists.
-fn objects_of(toc: &Toc, entry: &Entry) -> Result<Vec<u32>, ScriptError> {
-    let first = dependencies(entry).first().copied();
-    let listed = toc.entries.iter().find(|other| Some(other.dump_id) == first && other.desc() == b"BLOB METADATA");
-    object_ids(listed.ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })?)
 }

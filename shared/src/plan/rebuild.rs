@@ -22,7 +22,7 @@ pub enum Phase {
     WithItsObject,
     /// One after the other, once everything else is there.
     Privileges,
-    /// What runs queries or reacts to definitions: materialized views, event triggers.
+    /// What runs queries or reacts to definitions (materialized views, event triggers), and statistics.
     Last,
 }
 

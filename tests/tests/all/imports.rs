@@ -17,6 +17,7 @@ use crate::schema;
 const RARE: &str = r#"
 CREATE FUNCTION app.same(text, text) RETURNS bool LANGUAGE sql IMMUTABLE AS $body$ SELECT $1 = $2 /* ; */ -- ;
 $body$;
+CREATE FUNCTION app."begin"() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION app."begin"() DEPENDS ON EXTENSION plpgsql;
 CREATE FUNCTION app.quoted() RETURNS text LANGUAGE sql AS $$ SELECT E'\';' || '\' || $q$;'$q$ $$;
 CREATE OPERATOR app.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = app.same);
 CREATE AGGREGATE app.total (int) (SFUNC = int4pl, STYPE = int, INITCOND = '0');
@@ -40,6 +41,8 @@ CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler;
 CREATE TABLE app.other_heap (a int) USING heap2;
 INSERT INTO app.other_heap SELECT generate_series(1, 10);
 CREATE PROCEDURE app.work() LANGUAGE plpgsql AS 'BEGIN NULL; END';
+CREATE UNLOGGED TABLE app.counted (id int GENERATED ALWAYS AS IDENTITY (START 7), more bigserial);
+INSERT INTO app.counted DEFAULT VALUES;
 CREATE TABLE app.log (a int, b text DEFAULT 'x;');
 CREATE RULE several AS ON INSERT TO app.log DO ALSO (DELETE FROM app.empty; UPDATE app.empty SET x = 1; NOTIFY log);
 CREATE FUNCTION app.watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
@@ -70,6 +73,8 @@ const ATOMIC: &str = "CREATE FUNCTION app.atomic(a int) RETURNS int LANGUAGE sql
 struct Scene {
     bed: Bed,
     client: Installation,
+    /// What archives are made by.
+    dumper: Installation,
     contents: BTreeMap<String, String>,
     schema: String,
 }
@@ -83,8 +88,9 @@ impl Scene {
             bed.cluster.execute("source", ATOMIC).await.unwrap();
         }
         let client = Installation::client_at_least(major).unwrap();
+        let dumper = client.clone();
         let (contents, schema) = (contents(&bed, "source").await, bed.schema(&client, "source"));
-        Self { bed, client, contents, schema }
+        Self { bed, client, dumper, contents, schema }
     }
 
     fn dump(&self, options: &[&str]) -> Vec<u8> {
@@ -92,7 +98,7 @@ impl Scene {
         let url = self.bed.cluster.url("source");
         let mut options: Vec<&str> = options.to_vec();
         let piped = options.iter().position(|option| *option == "piped").map(|at| options.remove(at));
-        let mut pg_dump = self.client.command("pg_dump");
+        let mut pg_dump = self.dumper.command("pg_dump");
         pg_dump.args(["-Fc", "--dbname", &url]).args(options);
         if piped.is_none() {
             run(pg_dump.arg("--file").arg(&file));
@@ -170,6 +176,17 @@ async fn of_13_and_14_by_a_newer_pg_dump() {
     }
 }
 
+/// As the export does, with the newest there is. It writes options of subscriptions, kinds of sequences and statistics that
+/// older servers do not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_older_servers_by_the_newest_pg_dump() {
+    for major in [13, 15, 17] {
+        let mut scene = Scene::start(major).await;
+        scene.dumper = Installation::client(18).unwrap();
+        scene.is_restored_from(&["--statistics"]).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_15() {
     let scene = Scene::start(15).await;
@@ -211,9 +228,11 @@ async fn of_17() {
         .is_as_stock_restores_it(&["--exclude-table-data=app.customers", "--exclude-table-data=app.orders"], &[])
         .await;
 
-    let fault = scene.import(scene.dump(&["--data-only"])).await.unwrap_err();
-    assert_eq!(fault.code, "archive-without-definitions", "{fault}");
-    assert!(!exists(&scene.bed, "imported").await);
+    for part in ["--data-only", "--section=data", "--section=post-data"] {
+        let fault = scene.import(scene.dump(&[part])).await.unwrap_err();
+        assert_eq!(fault.code, "archive-without-definitions", "{fault}");
+        assert!(!exists(&scene.bed, "imported").await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,6 +240,44 @@ async fn of_18() {
     let scene = Scene::start(18).await;
     scene.is_restored_from(&["--statistics"]).await;
     scene.is_restored_from(&["--load-via-partition-root", "--quote-all-identifiers", "piped"]).await;
+
+    // Statistics of rows that do not come along.
+    scene.import(scene.dump(&["--no-data", "--statistics"])).await.unwrap();
+    let rows = "SELECT reltuples FROM pg_class WHERE oid = 'app.customers'::regclass";
+    let counted = scene.bed.cluster.connect("imported").await.unwrap().query_one(rows, &[]).await.unwrap();
+    assert_eq!(counted.get::<_, f32>(0), 300.0);
+    scene.drop("imported").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_roles_had_that_are_not_there_is_told_and_others_have_theirs() {
+    let scene = Scene::start(17).await;
+    let theirs = r#"CREATE ROLE "gone; ""role"; CREATE TABLE app.theirs (a int); ALTER TABLE app.theirs OWNER TO "gone; ""role";
+        ALTER FUNCTION app.double(int) OWNER TO "gone; ""role"; GRANT SELECT (x) ON app.empty TO "gone; ""role";
+        ALTER DEFAULT PRIVILEGES FOR ROLE "gone; ""role" GRANT SELECT ON TABLES TO reporting;
+        CREATE USER MAPPING FOR "gone; ""role" SERVER elsewhere; CREATE USER MAPPING FOR PUBLIC SERVER elsewhere;
+        GRANT USAGE ON SCHEMA app TO "gone; ""role" WITH GRANT OPTION; SET ROLE "gone; ""role"; GRANT USAGE ON SCHEMA app TO pg_monitor"#;
+    scene.bed.cluster.execute("source", theirs).await.unwrap();
+    let dump = scene.dump(&[]);
+    let gone =
+        r#"REASSIGN OWNED BY "gone; ""role" TO postgres; DROP OWNED BY "gone; ""role"; DROP ROLE "gone; ""role""#;
+    scene.bed.cluster.execute("source", gone).await.unwrap();
+
+    let receipt = scene.import(dump).await.unwrap();
+    let told = receipt.left_out.join("\n");
+    for expected in [
+        r#"TABLE app.theirs is not gone; "role's: there is no such role"#,
+        r#"FUNCTION app.double(integer) is not gone; "role's"#,
+        r#"ACL app.COLUMN empty.x: there is no role gone; "role"#,
+        r#"DEFAULT ACL DEFAULT PRIVILEGES FOR TABLES: there is no role gone; "role"#,
+        r#"USER MAPPING USER MAPPING gone; "role SERVER elsewhere: there is no role gone; "role"#,
+    ] {
+        assert!(told.contains(expected), "{expected} in {told}");
+    }
+    let client = scene.bed.cluster.connect("imported").await.unwrap();
+    let others = "SELECT has_schema_privilege('reporting', 'app', 'USAGE'), (SELECT count(*) FROM pg_user_mappings)";
+    let row = client.query_one(others, &[]).await.unwrap();
+    assert_eq!((row.get::<_, bool>(0), row.get::<_, i64>(1)), (true, 2));
 }
 
 /// A restore that fails late has made a subscription, which keeps a database from being dropped.

@@ -1,5 +1,6 @@
 //! Databases as a whole, created like their source; and small queries.
 
+use holdfast_shared::archive::sql;
 use holdfast_shared::archive::toc::Toc;
 use holdfast_shared::domain::table::quote_identifier;
 use holdfast_shared::fault::Fault;
@@ -23,6 +24,8 @@ impl Engine {
         let facts = catalog::server_facts(&session.client).await.map_err(query_fault)?;
         let options = locale_options(&backup.archive.toc, facts.major()) + &self.mark();
         let sql = format!("CREATE DATABASE {} WITH TEMPLATE = template0{options}", quote_identifier(name));
+        // As the archive writes its literals: rules of ICU are full of backslashes.
+        session.client.batch_execute("SET standard_conforming_strings = on").await.map_err(query_fault)?;
         session.client.batch_execute(&sql).await.map_err(|error| match sql_state(&error) {
             Some("42P04") => Fault::from_error("restore-target-exists", &error).hint("choose another name"),
             Some("42501") => Fault::from_error("restore-not-permitted", &error).hint("ALTER ROLE … CREATEDB"),
@@ -37,25 +40,25 @@ impl Engine {
 
 /// The options of the archive's `CREATE DATABASE`, each with a literal or a plain word behind it.
 fn locale_options(toc: &Toc, target_major: u32) -> String {
+    const BEFORE: &[u8] = b" WITH TEMPLATE = template0";
     let entry = toc.entries.iter().find(|entry| entry.desc() == b"DATABASE");
-    let defn = entry.and_then(|entry| std::str::from_utf8(entry.defn.as_deref()?).ok()).unwrap_or_default();
-    let Some((_, options)) = defn.rsplit_once(" WITH TEMPLATE = template0") else { return String::new() };
-    let mut rest = options.trim().trim_end_matches(';');
+    let defn = entry.and_then(|entry| entry.defn.as_deref()).unwrap_or_default();
+    // The name before is in the database's encoding.
+    let Some(at) = defn.windows(BEFORE.len()).rposition(|part| part == BEFORE) else { return String::new() };
+    let words: Vec<&str> = sql::words(&defn[at + BEFORE.len()..])
+        .into_iter()
+        .map(|word| std::str::from_utf8(word).unwrap_or_default())
+        .collect();
     let mut rendered = String::new();
-    while let Some((key, tail)) = rest.split_once('=') {
-        let tail = tail.trim_start();
-        let value_len = match tail.strip_prefix('\'') {
-            Some(inner) => inner.find('\'').map_or(tail.len(), |end| end + 2),
-            None => tail.find(char::is_whitespace).unwrap_or(tail.len()),
-        };
-        let value = &tail[..value_len];
-        let plain = value.chars().all(|c| c.is_ascii_alphanumeric() || " '_-.@=&<,".contains(c));
+    for option in words.windows(3).filter(|option| option[1] == "=") {
+        let (key, value) = (option[0], option[2]);
+        let literal = value.len() > 1 && value.starts_with('\'') && value.ends_with('\'');
+        let word = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         // Before 15 there was but one provider, and no word for it.
-        let known = target_major >= 15 || key.trim() != "LOCALE_PROVIDER" || value != "libc";
-        if LOCALE_OPTIONS.contains(&key.trim()) && plain && known {
-            rendered.push_str(&format!(" {} = {value}", key.trim()));
+        let known = target_major >= 15 || key != "LOCALE_PROVIDER" || value != "libc";
+        if LOCALE_OPTIONS.contains(&key) && (literal || word) && known {
+            rendered.push_str(&format!(" {key} = {value}"));
         }
-        rest = tail[value_len..].trim_start();
     }
     rendered
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use holdfast_shared::archive::script::{self, ScriptError, Step, Surroundings};
 use holdfast_shared::domain::TableDigest;
 use holdfast_shared::fault::{Fault, chain};
-use holdfast_shared::plan::rebuild::{DataTask, Graph, Job, Next, Phase, Schedule};
+use holdfast_shared::plan::rebuild::{DataTask, Graph, Job, Kind, Next, Phase, Schedule};
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
 use tokio::task::JoinSet;
 
@@ -31,7 +31,7 @@ pub struct Crew<'a> {
 /// `archive-unexpected`: something that no `pg_dump` writes; `archive-without-definitions`: data only.
 pub fn check(backup: &Backup) -> Result<(), Fault> {
     let toc = &backup.archive.toc;
-    let around = Surroundings { no_owner: true, ..Surroundings::default() };
+    let around = Surroundings { major: u32::MAX, no_owner: true, ..Surroundings::default() };
     script::session_settings(toc).map_err(|error| unexpected(&error))?;
     for (entry, item) in toc.entries.iter().zip(&backup.items) {
         if !matches!(item.phase, Phase::Never | Phase::Data) {
@@ -39,10 +39,11 @@ pub fn check(backup: &Backup) -> Result<(), Fault> {
         }
     }
     let defined = backup.items.iter().any(|item| item.phase == Phase::Before);
-    if !defined && !backup.blocks.is_empty() {
+    let on_tables = backup.items.iter().any(|item| matches!(item.kind, Kind::Index | Kind::Key));
+    if !defined && (on_tables || !backup.blocks.is_empty()) {
         return Err(Fault::new(
             "archive-without-definitions",
-            "the archive holds data, and not the tables it belongs to",
+            "the archive holds data or indexes, and not the tables they belong to",
         )
         .hint("it was made with --data-only or --section; restore it with pg_restore into tables that are there"));
     }

@@ -362,7 +362,10 @@ impl Engine {
                 session.execute(sql).await.map_err(|error| copy_fault(&error, "row security"))?;
             }
         }
+        // Statistics without rows are there for their own sake.
+        let brings_statistics = toc.entries.iter().any(|entry| entry.desc() == b"STATISTICS DATA");
         if options.analyze
+            && !(brings_statistics && backup.blocks.is_empty())
             && let Some(session) = sessions.first_mut()
         {
             // Its commits reach the disk, and with them everything before: what is reported done survives a crash.

@@ -31,7 +31,10 @@ pub async fn surroundings(session: &mut RawSession, options: Options) -> Result<
         "COPY (SELECT rolname FROM pg_catalog.pg_roles WHERE pg_catalog.pg_has_role(oid, 'USAGE')) TO STDOUT";
     let inherited = names(inherited).await?;
     let superuser = names("COPY (SELECT pg_catalog.current_setting('is_superuser')) TO STDOUT").await?;
+    let major = names("COPY (SELECT pg_catalog.current_setting('server_version_num')::int / 10000) TO STDOUT").await?;
+    let major = major.first().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
     Ok(Surroundings {
+        major: major.ok_or_else(|| Fault::new("database-query-failed", "the server does not tell its version"))?,
         roles: roles.into_iter().collect(),
         tablespaces: tablespaces.into_iter().collect(),
         superuser: superuser.first().is_some_and(|text| text == b"on"),
