@@ -1,5 +1,5 @@
-//! Where the statements of an archive's SQL end, as `psql` finds it: at semicolons outside of quotes, comments,
-//! parentheses (of rules) and the bodies of functions written with `BEGIN ATOMIC … END`.
+//! Where the statements of an archive's SQL end: at semicolons outside of quotes, comments, parentheses (of rules) and
+//! the bodies of functions written with `BEGIN ATOMIC … END`. So `psql` finds it, but for functions called `begin`.
 //!
 //! Source: `psqlscan.l` and `scan.l` of PostgreSQL 13–18. Who is wrong about an end runs nothing: statements go to the
 //! server one by one, and it refuses text that holds two.
@@ -67,6 +67,8 @@ pub struct Splitter {
     /// First letters of the words that could begin the definition of a function, and how many words there were.
     beginning: [u8; 4],
     words: usize,
+    /// The word before was `BEGIN`, which is a name where no `ATOMIC` follows.
+    begins: bool,
     bodies: u32,
 }
 
@@ -85,6 +87,7 @@ impl Splitter {
             parentheses: 0,
             beginning: [0; 4],
             words: 0,
+            begins: false,
             bodies: 0,
         }
     }
@@ -230,10 +233,11 @@ impl Splitter {
             self.beginning[self.words] = word[0];
         }
         self.words += 1;
+        let begins = std::mem::replace(&mut self.begins, word == b"begin");
         let of_function = matches!(self.beginning, [b'c', b'f' | b'p', ..] | [b'c', b'o', b'r', b'f' | b'p']);
         if of_function && self.parentheses == 0 {
             match word.as_slice() {
-                b"begin" => self.bodies += 1,
+                b"atomic" if begins => self.bodies += 1,
                 b"case" if self.bodies > 0 => self.bodies += 1,
                 b"end" => self.bodies = self.bodies.saturating_sub(1),
                 _ => {}
@@ -300,6 +304,15 @@ mod tests {
             (
                 "CREATE OR REPLACE PROCEDURE p() BEGIN ATOMIC a; END; b",
                 vec!["CREATE OR REPLACE PROCEDURE p() BEGIN ATOMIC a; END", "b"],
+            ),
+            (
+                "CREATE FUNCTION s.begin() AS 'x'; b; CREATE FUNCTION begin(atomic int) BEGIN ATOMIC SELECT begin, 1; END; c",
+                vec![
+                    "CREATE FUNCTION s.begin() AS 'x'",
+                    "b",
+                    "CREATE FUNCTION begin(atomic int) BEGIN ATOMIC SELECT begin, 1; END",
+                    "c",
+                ],
             ),
             ("CREATE TABLE begin (a); b", vec!["CREATE TABLE begin (a)", "b"]),
         ] {
