@@ -17,21 +17,11 @@ pub fn is_known(desc: &[u8], major: u32) -> bool {
     desc != b"STATISTICS DATA" || major >= SETS_STATISTICS
 }
 
-/// The same statement without what only says how a server of this major is anyway; `None`: it says nothing else.
-pub fn for_major(desc: &[u8], statement: &[u8], major: u32) -> Option<Vec<u8>> {
-    match desc {
-        // Of an identity column of an unlogged table.
-        b"SEQUENCE" if major < UNLOGGED_SEQUENCES => {
-            let words = sql::words(statement);
-            let only_that = words.starts_with(&[b"ALTER", b"SEQUENCE"]) && words.ends_with(&[b"SET", b"LOGGED"]);
-            (!only_that).then(|| statement.to_vec())
-        }
-        b"SUBSCRIPTION" => Some(without_known_options(statement, major)),
-        _ => Some(statement.to_vec()),
+/// The same statement without options that only say what a server of this major does anyway.
+pub fn for_major(desc: &[u8], statement: &[u8], major: u32) -> Vec<u8> {
+    if !matches!(desc, b"SEQUENCE" | b"SUBSCRIPTION") {
+        return statement.to_vec();
     }
-}
-
-fn without_known_options(statement: &[u8], major: u32) -> Vec<u8> {
     let spans = sql::spans(statement, usize::MAX);
     let word = |at: usize| spans.get(at).map_or(b"".as_slice(), |span| &statement[span.clone()]);
     let mut kept = Vec::with_capacity(statement.len());
@@ -40,10 +30,14 @@ fn without_known_options(statement: &[u8], major: u32) -> Vec<u8> {
         let said = |&(option, since, value): &(&[u8], u32, &[u8])| {
             major < since && [word(at + 1), word(at + 2), word(at + 3)] == [option, b"=", value]
         };
-        if word(at) == b"," && SUBSCRIPTION_OPTIONS.iter().any(said) {
-            kept.extend_from_slice(&statement[from..span.start]);
-            from = spans[at + 3].end;
-        }
+        let last = match (desc, word(at)) {
+            // Of a column of an unlogged table. What is called so is in quotes.
+            (b"SEQUENCE", b"LOGGED") if major < UNLOGGED_SEQUENCES => at,
+            (b"SUBSCRIPTION", b",") if SUBSCRIPTION_OPTIONS.iter().any(said) => at + 3,
+            _ => continue,
+        };
+        kept.extend_from_slice(&statement[from..span.start]);
+        from = spans[last].end;
     }
     kept.extend_from_slice(&statement[from..]);
     kept
@@ -64,20 +58,19 @@ mod tests {
             (14, written.replace(", run_as_owner = true)", ")")),
             (13, written.replace(", streaming = off, run_as_owner = true)", ")")),
         ] {
-            let adapted = for_major(b"SUBSCRIPTION", written.as_bytes(), major).unwrap();
+            let adapted = for_major(b"SUBSCRIPTION", written.as_bytes(), major);
             assert_eq!(String::from_utf8(adapted).unwrap(), expected, "{major}");
         }
         let meant = b"CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p WITH (connect = false, streaming = on)";
-        assert_eq!(for_major(b"SUBSCRIPTION", meant, 13).unwrap(), meant);
+        assert_eq!(for_major(b"SUBSCRIPTION", meant, 13), meant);
     }
 
     #[test]
     fn sequences_were_logged_before_they_could_be_otherwise() {
-        let logged = b"ALTER SEQUENCE app.\"s q\" SET LOGGED";
-        assert_eq!(for_major(b"SEQUENCE", logged, 14), None);
-        assert_eq!(for_major(b"SEQUENCE", logged, 15).unwrap(), logged);
-        let identity = b"ALTER TABLE app.t ALTER COLUMN a ADD GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME app.s)";
-        assert_eq!(for_major(b"SEQUENCE", identity, 13).unwrap(), identity);
+        let written = b"ALTER TABLE app.t ALTER COLUMN a ADD GENERATED ALWAYS AS IDENTITY (SEQUENCE NAME app.\"LOGGED\" LOGGED START WITH 1)";
+        let adapted = String::from_utf8(for_major(b"SEQUENCE", written, 14)).unwrap();
+        assert!(adapted.ends_with("(SEQUENCE NAME app.\"LOGGED\"  START WITH 1)"), "{adapted}");
+        assert_eq!(for_major(b"SEQUENCE", written, 15), written);
     }
 
     #[test]

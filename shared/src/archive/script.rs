@@ -280,7 +280,7 @@ impl Script {
             after.push(b"SET default_table_access_method = 'heap'".to_vec());
         }
         let desc = entry.desc();
-        statements.extend(definition.iter().filter_map(|statement| older::for_major(desc, statement, around.major)));
+        statements.extend(definition.iter().map(|statement| older::for_major(desc, statement, around.major)));
         statements.append(&mut after);
         statements
     }
