@@ -571,8 +571,8 @@ async fn answers_that_get_lost_and_files_that_are_late_lose_and_double_nothing()
     let rig = Rig::start(&[]).await;
     rig.rds.script_task(empty);
     rig.rds.set_target(ExportTarget {
-        endpoint: "http://127.0.0.1:9".into(),
-        access_key: "a".into(),
+        endpoint: rig.s3.endpoint(),
+        access_key: "nobody".into(),
         secret_key: "s".into(),
         region: "us-east-1".into(),
     });
