@@ -164,6 +164,12 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
     for n in 1..=6 {
         rig.rds.add_snapshot(ours(n));
     }
+    for n in 11..=14 {
+        rig.rds.add_snapshot(Snapshot { server: "aurora".into(), ..ours(n).of_cluster() });
+    }
+    let mut held = export(12);
+    held["hold"] = json!(true);
+    rig.backup(&held).await;
     let foreign = [
         Snapshot::automated("rds:shop-2025-06-01-02-00", "shop", "2025-06-01T02:00:00Z"),
         Snapshot::manual("before-migration", "shop", "2025-06-01T02:00:00Z"),
@@ -189,9 +195,9 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
     let ids = |list: &Value| -> Vec<String> {
         list.as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(ids(&dry["plan"]["snapshots"]["delete"]), [day(3), day(4)]);
+    assert_eq!(ids(&dry["plan"]["snapshots"]["delete"]), [day(3), day(4), day(11)]);
     let kept = dry["plan"]["snapshots"]["keep"].to_string();
-    for reason in ["pinned by r-1", "its export is under way", "newest", "last 2"] {
+    for reason in ["pinned by r-1", "its export is under way", "newest", "last 2", "hold"] {
         assert!(kept.contains(reason), "{reason} in {kept}");
     }
     assert!(rig.rds.calls_of("DeleteDBSnapshot").is_empty());
@@ -203,7 +209,8 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
     let real = rig.run(json!({})).await;
     assert_eq!(ids(&real["plan"]["snapshots"]["delete"]), [day(3)]);
     assert_eq!(real["done"]["snapshots_deleted"], json!([format!("manual-export-{}", day(3))]));
-    stays.extend([1, 2, 5, 6].map(|n| format!("manual-export-{}", day(n))));
+    assert_eq!(rig.rds.calls_of("DeleteDBClusterSnapshot").len(), 1);
+    stays.extend([1, 2, 5, 6, 12, 13, 14].map(|n| format!("manual-export-{}", day(n))));
     assert_eq!(rig.snapshots(), stays);
     assert_eq!(rig.run(json!({})).await["done"]["snapshots_deleted"], json!([]));
 
