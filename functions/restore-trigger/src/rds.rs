@@ -111,6 +111,7 @@ async fn described(rds: &Rds, server: Server) -> Result<SourceServer, Fault> {
         port: server.port,
         deletion_protection: server.deletion_protection,
         iam_auth: server.iam_auth,
+        scaling: server.scaling,
         tags: server.tags,
         earliest_restorable: server.earliest_restorable,
         latest_restorable: server.latest_restorable,
@@ -165,6 +166,7 @@ pub async fn begin(rds: &Rds, making: &Making, clearance: &Clearance, request_id
         port: from.port,
         deletion_protection: from.deletion_protection,
         iam_auth: from.iam_auth,
+        scaling: from.scaling,
         tags,
     };
     let begun = match (clearance.restore(), &source.snapshot) {

@@ -84,6 +84,8 @@ pub struct Server {
     pub subnet_group: Option<String>,
     pub parameter_group: Option<String>,
     pub iam_auth: bool,
+    /// Of a cluster of Aurora Serverless v2: the fewest and the most ACUs, as they were written.
+    pub acus: Option<(String, String)>,
     pub security_groups: Vec<String>,
     pub tags: BTreeMap<String, String>,
     pub earliest_restorable: String,
@@ -108,6 +110,7 @@ impl Server {
             subnet_group: Some("default".into()),
             parameter_group: None,
             iam_auth: false,
+            acus: None,
             security_groups: vec!["sg-1".into()],
             tags: BTreeMap::new(),
             earliest_restorable: "2025-06-14T02:00:00Z".into(),

@@ -70,6 +70,11 @@ fn describe(xml: &mut Xml, server: &Server, instances: &[Server]) {
         })
         .text("IAMDatabaseAuthenticationEnabled", server.iam_auth.to_string())
         .tags(&server.tags);
+    if let Some((fewest, most)) = &server.acus {
+        xml.inside("ServerlessV2ScalingConfiguration", |xml| {
+            xml.text("MinCapacity", fewest).text("MaxCapacity", most);
+        });
+    }
     if server.is_cluster {
         xml.text("Status", server.status())
             .text("EarliestRestorableTime", &server.earliest_restorable)
@@ -171,6 +176,14 @@ fn create_instance(state: &mut State, fields: &Fields) -> Result<String, Refusal
     {
         return Err(no_server(true, cluster));
     }
+    let scales = state
+        .servers
+        .iter()
+        .any(|server| server.is_cluster && Some(&server.id) == cluster.as_ref() && server.acus.is_some());
+    if fields.get("DBInstanceClass").is_some_and(|class| class == "db.serverless") && !scales {
+        let message = "Set the Serverless v2 scaling configuration on the parent DB cluster before creating a Serverless v2 DB instance.";
+        return Err(refused(400, "InvalidParameterCombination", message));
+    }
     let engine = required(fields, "Engine")?.to_owned();
     make(state, fields, "DBInstanceIdentifier", false, |server| {
         server.engine = engine;
@@ -194,6 +207,8 @@ fn make(
     server.subnet_group = fields.get("DBSubnetGroupName").cloned().or(server.subnet_group);
     let group = fields.get("DBParameterGroupName").or_else(|| fields.get("DBClusterParameterGroupName"));
     server.parameter_group = group.cloned();
+    let acus = |limit: &str| fields.get(&format!("ServerlessV2ScalingConfiguration.{limit}Capacity")).cloned();
+    server.acus = acus("Min").zip(acus("Max"));
     server.iam_auth = fields.get("EnableIAMDatabaseAuthentication").is_some_and(|on| on == "true");
     server.security_groups = query::list(fields, "VpcSecurityGroupIds", "VpcSecurityGroupId");
     server.class = fields.get("DBInstanceClass").cloned().unwrap_or(server.class);

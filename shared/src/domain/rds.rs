@@ -172,6 +172,14 @@ impl FromStr for ServerId {
     }
 }
 
+/// Between how much a cluster of Aurora Serverless v2 scales, in halves of an ACU, the unit's smallest step.
+/// Source: Amazon RDS API Reference, ServerlessV2ScalingConfiguration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Scaling {
+    pub min_half_acus: u16,
+    pub max_half_acus: u16,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotType {
     Automated,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use aws_sdk_rds::types::Tag;
+use aws_sdk_rds::types::{ServerlessV2ScalingConfiguration, ServerlessV2ScalingConfigurationInfo, Tag};
 use jiff::Timestamp;
 
-use crate::domain::rds::{ServerId, ServerKind, Snapshot};
+use crate::domain::rds::{Scaling, ServerId, ServerKind, Snapshot};
 use crate::rds::client::moment;
 use crate::rds::{Rds, RdsError, RdsErrorKind};
 
@@ -23,6 +23,7 @@ pub struct NewServer {
     pub port: Option<u16>,
     pub deletion_protection: bool,
     pub iam_auth: bool,
+    pub scaling: Option<Scaling>,
     pub tags: BTreeMap<String, String>,
 }
 
@@ -54,6 +55,7 @@ pub struct Server {
     pub members: Vec<String>,
     pub deletion_protection: bool,
     pub iam_auth: bool,
+    pub scaling: Option<Scaling>,
     /// The cluster that an instance is in.
     pub cluster: Option<String>,
     pub tags: BTreeMap<String, String>,
@@ -121,6 +123,7 @@ impl Rds {
                     .copy_tags_to_snapshot(true)
                     .set_db_subnet_group_name(new.subnet_group.clone())
                     .set_db_cluster_parameter_group_name(new.parameter_group.clone())
+                    .set_serverless_v2_scaling_configuration(new.scaling.map(scaling))
                     .set_port(new.port.map(i32::from))
                     .set_vpc_security_group_ids(groups)
                     .set_tags(tags);
@@ -171,6 +174,7 @@ impl Rds {
                     .copy_tags_to_snapshot(true)
                     .set_db_subnet_group_name(new.subnet_group.clone())
                     .set_db_cluster_parameter_group_name(new.parameter_group.clone())
+                    .set_serverless_v2_scaling_configuration(new.scaling.map(scaling))
                     .set_port(new.port.map(i32::from))
                     .set_vpc_security_group_ids(groups)
                     .set_tags(tags);
@@ -210,6 +214,21 @@ fn tags(new: &NewServer) -> Option<Vec<Tag>> {
     (!tags.is_empty()).then_some(tags)
 }
 
+fn scaling(limits: Scaling) -> ServerlessV2ScalingConfiguration {
+    let acus = |halves: u16| f64::from(halves) / 2.0;
+    ServerlessV2ScalingConfiguration::builder()
+        .min_capacity(acus(limits.min_half_acus))
+        .max_capacity(acus(limits.max_half_acus))
+        .build()
+}
+
+/// `None` where a limit is not told.
+fn scaling_of(info: &ServerlessV2ScalingConfigurationInfo) -> Option<Scaling> {
+    // Steps of a half, up to 256 (Amazon Aurora User Guide, "Setting the capacity range").
+    let halves = |acus: f64| (acus * 2.0).round() as u16;
+    Some(Scaling { min_half_acus: halves(info.min_capacity?), max_half_acus: halves(info.max_capacity?) })
+}
+
 fn described(tags: &[Tag]) -> BTreeMap<String, String> {
     let pairs = tags.iter().filter_map(|tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned())));
     pairs.collect()
@@ -246,6 +265,7 @@ fn instance(instance: &aws_sdk_rds::types::DbInstance) -> Server {
         members: Vec::new(),
         deletion_protection: instance.deletion_protection().unwrap_or_default(),
         iam_auth: instance.iam_database_authentication_enabled().unwrap_or_default(),
+        scaling: None,
         cluster: instance.db_cluster_identifier().map(str::to_owned),
         tags: described(instance.tag_list()),
     }
@@ -271,6 +291,7 @@ fn cluster(cluster: &aws_sdk_rds::types::DbCluster) -> Server {
         members: members.filter_map(|member| member.db_instance_identifier().map(str::to_owned)).collect(),
         deletion_protection: cluster.deletion_protection().unwrap_or_default(),
         iam_auth: cluster.iam_database_authentication_enabled().unwrap_or_default(),
+        scaling: cluster.serverless_v2_scaling_configuration().and_then(scaling_of),
         cluster: None,
         tags: described(cluster.tag_list()),
     }

@@ -149,9 +149,10 @@ async fn a_snapshot_becomes_an_instance_like_its_source() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_takes_long_is_followed_by_polls_and_told_once() {
     let rig = Rig::start("cluster:aurora").await;
-    rig.rds.add_server(Server { parameter_group: Some("tuned".into()), ..Server::cluster("aurora") });
+    let acus = Some(("0.5".to_owned(), "16".to_owned()));
+    rig.rds.add_server(Server { parameter_group: Some("tuned".into()), acus, ..Server::cluster("aurora") });
     let member =
-        Server { cluster: Some("aurora".into()), class: "db.r6g.xlarge".into(), ..Server::instance("aurora-a") };
+        Server { cluster: Some("aurora".into()), class: "db.serverless".into(), ..Server::instance("aurora-a") };
     rig.rds.add_server(member);
     let ask = |instance: &str, moment: &str| json!({"mode": "rds_point_in_time", "moment": moment, "instance": instance, "passkey": PASSKEY});
     for moment in ["2025-06-21T14:25:01Z", "2025-06-14T01:59:59Z"] {
@@ -167,6 +168,13 @@ async fn a_server_that_takes_long_is_followed_by_polls_and_told_once() {
     let call = rig.rds.calls_of("RestoreDBClusterToPointInTime").remove(0);
     assert_eq!(call.parameters["RestoreToTime"], "2025-06-20T12:00:00Z");
     assert_eq!(call.parameters["DBClusterParameterGroupName"], "tuned");
+    let acus =
+        ["Min", "Max"].map(|limit| &call.parameters[&format!("ServerlessV2ScalingConfiguration.{limit}Capacity")]);
+    assert_eq!(
+        acus.map(|text| text.parse::<f64>().unwrap()),
+        [0.5, 16.0],
+        "without it RDS makes no serverless instance"
+    );
     assert_eq!(rig.poll().await["waiting"][0]["request_id"], json!("long"));
 
     // The cluster is there, and then the instance that is put into it.
@@ -175,7 +183,7 @@ async fn a_server_that_takes_long_is_followed_by_polls_and_told_once() {
     let call = rig.rds.calls_of("CreateDBInstance").remove(0);
     let instance =
         ["DBInstanceIdentifier", "DBClusterIdentifier", "DBInstanceClass"].map(|name| call.parameters[name].as_str());
-    assert_eq!(instance, ["aurora-2-1", "aurora-2", "db.r6g.xlarge"]);
+    assert_eq!(instance, ["aurora-2-1", "aurora-2", "db.serverless"]);
     assert_eq!(rig.poll().await["waiting"][0]["request_id"], json!("long"));
     rig.rds.edit_server("aurora-2-1", |server| server.creating = 0);
     let polls = join_all((0..8).map(|_| rig.poll())).await;

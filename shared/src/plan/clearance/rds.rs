@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Refusal, Restore};
-use crate::domain::rds::{ServerId, ServerKind, Snapshot, is_server_id};
+use crate::domain::rds::{Scaling, ServerId, ServerKind, Snapshot, is_server_id};
 
 /// What a request may want otherwise than the source has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct SourceServer {
     pub port: Option<u16>,
     pub deletion_protection: bool,
     pub iam_auth: bool,
+    /// Of a cluster with serverless instances: without it none can be made.
+    pub scaling: Option<Scaling>,
     pub tags: BTreeMap<String, String>,
     /// `None` where automated backups are off, or RDS does not tell.
     pub earliest_restorable: Option<Timestamp>,
