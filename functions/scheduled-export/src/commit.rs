@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures::future::try_join_all;
 use holdfast_shared::archive::codec::{put_large_objects_block, put_table_block};
 use holdfast_shared::archive::spine::Layout;
-use holdfast_shared::archive::toc::{Offset, Toc};
+use holdfast_shared::archive::toc::{Offset, Toc, head_checksum};
 use holdfast_shared::config::ExportConfig;
 use holdfast_shared::domain::manifest::{
     Artifact, Durations, LargeObjects, MANIFEST_VERSION, Manifest, Piece, Server, Source as ManifestSource, State,
@@ -20,7 +20,6 @@ use holdfast_shared::store::upload::{Stored, Upload};
 use holdfast_shared::store::{PutOutcome, Store};
 use jiff::Timestamp;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::assembly::Mark;
 use crate::carry_out::Carried;
@@ -186,6 +185,7 @@ impl Committing<'_> {
             version_id: stored.version_id.clone(),
             size_bytes: stored.size_bytes,
             checksum: stored.checksum.clone(),
+            head_checksum: Some(head_checksum(&toc.render())),
             compression: compression.to_string(),
             archive_version: toc.header.version.to_string(),
             pg_restore_major: toc.header.version.pg_restore_major().max(facts.major()),
@@ -229,7 +229,7 @@ impl Committing<'_> {
             selection: self.request.selection.clone(),
             tables,
             large_objects,
-            schema_fingerprint: schema_fingerprint(toc),
+            schema_fingerprint: toc.fingerprint(),
             durations_seconds: Durations {
                 to_first_row: carried.work.seconds_to_first_row(),
                 data: commit_began.duration_since(self.data_began).as_secs_f64(),
@@ -254,29 +254,4 @@ fn place(layout: &Layout<Mark>, entries: usize) -> Vec<Placed> {
         }
     }
     placed
-}
-
-/// SHA-256 over the definitions, independent of dump ids, oids and the order of entries.
-fn schema_fingerprint(toc: &Toc) -> String {
-    let mut definitions: Vec<Vec<u8>> = toc
-        .entries
-        .iter()
-        .filter(|entry| !matches!(entry.desc(), b"SEQUENCE SET" | b"BLOB" | b"BLOB METADATA" | b"BLOBS"))
-        .map(|entry| {
-            let fields = [&entry.desc, &entry.namespace, &entry.tag, &entry.owner, &entry.defn, &entry.copy_stmt];
-            let mut text = Vec::new();
-            for field in fields {
-                text.extend_from_slice(field.as_deref().unwrap_or_default());
-                text.push(0);
-            }
-            text
-        })
-        .collect();
-    definitions.sort_unstable();
-    let mut hash = Sha256::new();
-    for definition in definitions {
-        hash.update((definition.len() as u64).to_le_bytes());
-        hash.update(definition);
-    }
-    format!("sha256:{}", hex::encode(hash.finalize()))
 }

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::io::Read;
 
+use sha2::{Digest, Sha256};
+
 use crate::archive::wire::{WireError, WireReader, put_int, put_string};
 
 const MAGIC: &[u8; 5] = b"PGDMP";
@@ -195,10 +197,40 @@ impl Toc {
         text.split('\'').nth(1).map(Cow::from)
     }
 
+    /// SHA-256 over the definitions, independent of dump ids, oids and the order of entries.
+    pub fn fingerprint(&self) -> String {
+        let mut definitions: Vec<Vec<u8>> = self
+            .entries
+            .iter()
+            .filter(|entry| !matches!(entry.desc(), b"SEQUENCE SET" | b"BLOB" | b"BLOB METADATA" | b"BLOBS"))
+            .map(|entry| {
+                let fields = [&entry.desc, &entry.namespace, &entry.tag, &entry.owner, &entry.defn, &entry.copy_stmt];
+                let mut text = Vec::new();
+                for field in fields {
+                    text.extend_from_slice(field.as_deref().unwrap_or_default());
+                    text.push(0);
+                }
+                text
+            })
+            .collect();
+        definitions.sort_unstable();
+        let mut hash = Sha256::new();
+        for definition in definitions {
+            hash.update((definition.len() as u64).to_le_bytes());
+            hash.update(definition);
+        }
+        format!("sha256:{}", hex::encode(hash.finalize()))
+    }
+
     /// A dump id that no entry has.
     pub fn unused_dump_id(&self) -> i32 {
         self.entries.iter().map(|entry| entry.dump_id).max().unwrap_or(0).saturating_add(1)
     }
+}
+
+/// Of everything before the first data block.
+pub fn head_checksum(head: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(head)))
 }
 
 fn read_header(reader: &mut WireReader<impl Read>) -> Result<(Header, u8), TocError> {

@@ -92,6 +92,9 @@ pub struct Artifact {
     /// `algorithm:hexadecimal` of the whole object, such as `crc64nvme:…`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<String>,
+    /// `sha256:hexadecimal` of what lies before the first data block: definitions, sequence values, offsets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_checksum: Option<String>,
     /// `zstd:3`, `gzip:1` or `none`.
     pub compression: String,
     /// `1.14`, `1.15` or `1.16`.

@@ -6,7 +6,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 
 use crate::archive::blocks::int_size;
-use crate::archive::toc::{Toc, TocError};
+use crate::archive::toc::{Toc, TocError, head_checksum};
 use crate::fault::Fault;
 use crate::store::{Store, StoreError};
 
@@ -118,6 +118,8 @@ pub struct ArchiveSource {
     pub toc: Toc,
     /// Where the first data block lies.
     pub data_start: u64,
+    /// Of what lies before it.
+    pub head_checksum: String,
     /// How many bytes an int has.
     pub int_size: u8,
 }
@@ -179,6 +181,7 @@ impl ArchiveSource {
                         toc,
                         data_start,
                         int_size: int_size(&head).unwrap_or_default(),
+                        head_checksum: head_checksum(&head[..usize::try_from(data_start).unwrap_or(0).min(head.len())]),
                     });
                 }
                 Err(error) if error.is_truncated() && end < size_bytes && wanted < MAX_HEAD_BYTES => wanted *= 2,

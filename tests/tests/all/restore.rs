@@ -197,6 +197,40 @@ async fn damage_is_told_by_table_and_leaves_nothing_behind() {
     restore(&bed, backup(&manifest), "restored").await.unwrap();
 }
 
+/// One bit changed anywhere before the data: in definitions, values of sequences, offsets.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_contents_that_was_changed_is_not_restored() {
+    let bed = Bed::start(17).await;
+    bed.cluster.create_database("source").await.unwrap();
+    let sql =
+        "CREATE TABLE things (id serial PRIMARY KEY, kind text DEFAULT 'first'); INSERT INTO things DEFAULT VALUES";
+    bed.cluster.execute("source", sql).await.unwrap();
+    let manifest = exported(&bed, "source").await;
+    let key = &manifest.artifacts["dump"].key;
+    let body = bed.get(key).await;
+    let attempt = async |of: &Manifest, body: Vec<u8>| {
+        let mut of = of.clone();
+        of.artifacts.get_mut("dump").unwrap().version_id = put(&bed, key, body).await.0;
+        restore(&bed, backup(&of), "restored").await
+    };
+    let head = usize::try_from(manifest.tables[0].offset).unwrap();
+    for at in (0..head).step_by(head / 50) {
+        let mut changed = body.clone();
+        changed[at] ^= 4;
+        let fault = attempt(&manifest, changed).await.unwrap_err();
+        assert_eq!(fault.code, "backup-damaged", "{at}: {fault}");
+    }
+    // Manifests of before have no checksum of the head, and one of the definitions.
+    let mut older = manifest.clone();
+    older.artifacts.get_mut("dump").unwrap().head_checksum = None;
+    let mut changed = body.clone();
+    let at = changed.windows(5).position(|window| window == b"first").unwrap();
+    changed[at] = b'F';
+    assert_eq!(attempt(&older, changed).await.unwrap_err().code, "backup-damaged");
+    assert!(!exists(&bed, "restored").await);
+    attempt(&older, body).await.unwrap();
+}
+
 /// Big tables: one in pieces by several streams, one by a stream of its own, with rows that need no second look.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_big_table_is_loaded_in_pieces_and_a_smaller_one_frozen() {

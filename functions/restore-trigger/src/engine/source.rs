@@ -7,7 +7,7 @@ use holdfast_shared::archive::script;
 use holdfast_shared::archive::sql;
 use holdfast_shared::archive::toc::{Entry, Offset};
 use holdfast_shared::domain::manifest::{LargeObjects, Table};
-use holdfast_shared::domain::{Manifest, TableDigest};
+use holdfast_shared::domain::{Manifest, TableDigest, TablePattern};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::rebuild::{Block, Extent, Item, Kind, Phase};
 use holdfast_shared::store::read::ArchiveSource;
@@ -22,6 +22,8 @@ pub struct Backup {
     pub tables: Vec<Option<Table>>,
     pub large_objects: Option<LargeObjects>,
     pub manifested: bool,
+    /// Tables that were left out of it, or their rows.
+    pub excluded: Vec<TablePattern>,
     /// The number of the block with an entry's dump id.
     pub block_of: BTreeMap<i64, usize>,
     /// Dump ids of entries with data that are not to be restored.
@@ -34,6 +36,9 @@ impl Backup {
     /// # Errors
     /// `backup-damaged`: archive and manifest are not of one backup.
     pub fn read(archive: ArchiveSource, manifest: Option<&Manifest>) -> Result<Self, Fault> {
+        if let Some(manifest) = manifest {
+            check_head(&archive, manifest)?;
+        }
         let entries = &archive.toc.entries;
         let items: Vec<Item> = entries
             .iter()
@@ -73,6 +78,7 @@ impl Backup {
         }
         let listed_objects =
             script::large_objects(&archive.toc).map_err(|error| Fault::from_error("archive-unexpected", &error))?;
+        let selection = manifest.map(|manifest| &manifest.selection);
         let large_objects = manifest.and_then(|manifest| manifest.large_objects.clone());
         Ok(Self {
             items,
@@ -80,6 +86,7 @@ impl Backup {
             tables,
             large_objects,
             manifested: manifest.is_some(),
+            excluded: selection.into_iter().flat_map(|s| [&s.exclude, &s.exclude_data]).flatten().cloned().collect(),
             block_of,
             unchosen: BTreeSet::new(),
             listed_objects,
@@ -147,6 +154,17 @@ impl Backup {
         let table = self.tables[block].as_ref()?;
         Some(TableDigest { rows: table.rows, bytes: table.bytes, fingerprint: table.fingerprint })
     }
+}
+
+/// The definitions are those that the manifest was written for, as the rows will have to be.
+fn check_head(archive: &ArchiveSource, manifest: &Manifest) -> Result<(), Fault> {
+    let checksum = manifest.artifacts.get("dump").and_then(|artifact| artifact.head_checksum.as_ref());
+    let same = checksum.is_none_or(|checksum| *checksum == archive.head_checksum);
+    if same && archive.toc.fingerprint() == manifest.schema_fingerprint {
+        return Ok(());
+    }
+    Err(Fault::new("backup-damaged", "the archive's table of contents is not what the manifest says")
+        .hint("restore another backup; the object's versions may hold an undamaged one"))
 }
 
 fn check_entry(entry: &Entry, manifested: bool, table: Option<&Table>) -> Result<(), Fault> {
