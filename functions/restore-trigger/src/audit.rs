@@ -201,6 +201,7 @@ pub async fn open(store: &Store, mut record: Record) -> Result<Opened, Fault> {
                     return Ok(Opened::Running(Box::new(present)));
                 }
                 record.attempt = present.attempt + 1;
+                record.cleared = present.cleared;
                 (key.clone(), Condition::Etag(etag))
             }
         };

@@ -53,6 +53,12 @@ pub fn deadline_fault(how_far: &str) -> Fault {
         .hint("raise the function's Timeout or MemorySize, or restore fewer tables")
 }
 
+/// It is not begun again by itself.
+pub fn interrupted(request_id: &str) -> Fault {
+    Fault::new("restore-interrupted", format!("the invocation that carried out {request_id} died before it was done"))
+        .hint("look at what it left on the server, and ask again; live data is the old or the new, whole")
+}
+
 pub fn in_progress(record: &Record) -> Fault {
     let message = format!("this request has been running since {}", record.started);
     Fault::new("restore-in-progress", message)

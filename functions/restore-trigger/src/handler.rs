@@ -15,7 +15,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use crate::audit::{self, Audit, Opened, Problem, Record, RecordState};
-use crate::failure::{Failure, answered, deadline_fault, in_progress};
+use crate::failure::{Failure, answered, deadline_fault, in_progress, interrupted};
 use crate::guard::Guard;
 use crate::preview::preview;
 use crate::request::{Asked, RestoreRequest, understand};
@@ -125,6 +125,10 @@ impl Function {
         }
         if !request.is_drill() {
             self.count("RestoreAttempted", &[("mode", json!(request.mode.as_str()))]);
+        }
+        // An attempt that was allowed may have done it, and died before it could say so.
+        if audit.record.cleared.is_some() && !request.may_run_again() {
+            return Err(Failure::Failed(interrupted(&invocation.request_id)));
         }
         let ground = Ground::Passkey(passkey.as_ref());
         let job = Job { request: &request, ground, request_id: &invocation.request_id, id, invocation };

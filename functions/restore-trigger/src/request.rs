@@ -87,6 +87,12 @@ impl RestoreRequest {
     pub fn is_drill(&self) -> bool {
         self.mode == Mode::Verify && !self.plan_only
     }
+
+    /// Whether doing it twice is doing it once: names that are taken stop a second swap or new database, and nothing
+    /// stops a second undo, to what was before, or rows from being replaced that have been written since.
+    pub fn may_run_again(&self) -> bool {
+        self.mode != Mode::Undo && !(self.mode == Mode::Tables && self.into == Place::Original)
+    }
 }
 
 /// The request's fields, as JSON has them; `passkey` is not among them.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tracing::field::display;
 
 use crate::audit::{self, Audit, Present, Problem, Record, RecordState, Wait};
-use crate::failure::Failure;
+use crate::failure::{Failure, interrupted};
 use crate::handler::{Answer, Function, Invocation};
 use crate::pins;
 use crate::rds::{self, Progress};
@@ -242,14 +242,7 @@ impl Function {
 
     /// One that had begun, and whose invocation died: it is not begun again by itself, and is told.
     async fn bury(&self, present: Present, invocation: &Invocation) -> Result<Step, Failure> {
-        let request_id = &present.record.request_id;
-        let failure = Failure::Failed(
-            Fault::new(
-                "restore-interrupted",
-                format!("the invocation that carried out {request_id} died before it was done"),
-            )
-            .hint("look at what it left on the server, and ask again; live data is the old or the new, whole"),
-        );
+        let failure = Failure::Failed(interrupted(&present.record.request_id));
         self.end(present, Err(failure), invocation).await
     }
 

@@ -194,9 +194,11 @@ pub async fn safety_backup(
             continue;
         }
         let backup = SafetyBackup::of(&manifest);
-        let better = |than: &SafetyBackup| {
-            (backup.verified && backup.whole, backup.completed) > (than.verified && than.whole, than.completed)
+        let rank = |backup: &SafetyBackup| {
+            let serves = backup.verified && backup.whole;
+            (serves, backup.completed >= now - window, backup.left_out.is_empty(), backup.completed)
         };
+        let better = |than: &SafetyBackup| rank(&backup) > rank(than);
         if second_best.as_ref().is_none_or(better) {
             second_best = Some(backup);
         }

@@ -17,7 +17,7 @@ use self::asked::MAX_NAME_BYTES;
 pub use self::asked::{Options, Restore, Source, Tier};
 pub use self::refusal::Refusal;
 use crate::domain::manifest::State;
-use crate::domain::{BackupId, Environment, Manifest};
+use crate::domain::{BackupId, Environment, Manifest, TablePattern};
 
 /// Databases of the server itself: nothing is put in their place or into them.
 const RESERVED_DATABASES: [&str; 4] = ["postgres", "template0", "template1", "rdsadmin"];
@@ -65,6 +65,8 @@ pub struct SafetyBackup {
     pub verified: bool,
     /// All tables were asked for.
     pub whole: bool,
+    /// Tables that it has not, or not the rows of.
+    pub left_out: Vec<TablePattern>,
     pub completed: Timestamp,
 }
 
@@ -77,9 +79,14 @@ impl SafetyBackup {
             system_identifier: manifest.server.system_identifier.clone(),
             verified: manifest.state == State::Complete && manifest.verified.is_some(),
             whole: manifest.selection.include.is_empty(),
+            left_out: left_out(manifest).cloned().collect(),
             completed: manifest.export_complete,
         }
     }
+}
+
+fn left_out(manifest: &Manifest) -> impl Iterator<Item = &TablePattern> {
+    manifest.selection.exclude.iter().chain(&manifest.selection.exclude_data)
 }
 
 /// Everything that the decision depends on.
@@ -319,6 +326,15 @@ fn database_refusals(restore: &Restore, server: &TargetServer) -> Vec<Refusal> {
     refusals
 }
 
+/// What the restore may overwrite and the safety backup does not have. What an undo replaces is put aside whole.
+fn lacks<'a>(facts: &Facts, backup: &'a SafetyBackup) -> Option<&'a TablePattern> {
+    if matches!(facts.restore, Restore::Undo { .. }) {
+        return None;
+    }
+    let spared: Vec<&TablePattern> = facts.source.manifest().into_iter().flat_map(left_out).collect();
+    backup.left_out.iter().find(|pattern| !spared.contains(pattern))
+}
+
 fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
     if !facts.restore.changes_existing_data() {
         return None;
@@ -336,6 +352,8 @@ fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
                 format!("{} is not verified", backup.id)
             } else if !backup.whole {
                 format!("{} is of chosen tables only", backup.id)
+            } else if let Some(pattern) = lacks(facts, backup) {
+                format!("{} leaves out {pattern}, and what is restored may not", backup.id)
             } else if age < -CLOCK_TOLERANCE {
                 format!("{} lies in the future", backup.id)
             } else if age > facts.safety_window {

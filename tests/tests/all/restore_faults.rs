@@ -8,9 +8,11 @@ use holdfast_local::s3::{Fault as StoreFault, FaultAction};
 use holdfast_shared::domain::Manifest;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::Restore;
+use serde_json::json;
 
 use crate::bed::{BUCKET, Bed};
 use crate::restore::{backup, cleared, engine, exists, exported};
+use crate::scene::struck;
 
 async fn fails(bed: &Bed, asked: Restore, manifest: &Manifest, seconds: u64) -> Fault {
     let clearance = cleared(bed, asked, backup(manifest), Some(manifest)).await;
@@ -138,4 +140,54 @@ async fn time_that_is_over_and_data_that_is_gone_leave_what_was_there() {
         assert_eq!(fault.code, "backup-object-missing", "{asked:?}: {fault}");
         nothing_happened(&bed, &before).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_committed_are_told_as_such_whatever_comes_after() {
+    let bed = Bed::start(17).await;
+    bed.cluster.create_database("live").await.unwrap();
+    let rows = "CREATE TABLE big AS SELECT g AS id FROM generate_series(1, 3000) g";
+    bed.cluster.execute("live", rows).await.unwrap();
+    let manifest = exported(&bed, "live").await;
+    let before = bed.contents("live").await;
+    bed.cluster.execute("live", "DELETE FROM big").await.unwrap();
+    let asked = Restore::TablesInPlace { database: "live".into(), tables: vec!["big".parse().unwrap()] };
+    let clearance = cleared(&bed, asked, backup(&manifest), Some(&manifest)).await;
+    let mut engine = engine(&bed).await;
+    engine.deadline = Instant::now() + Duration::from_secs(4);
+    bed.store().faults().push(StoreFault::nth("GetObject", 2, FaultAction::Delay(Duration::from_secs(1))));
+    // Who comes next keeps ANALYZE waiting until the time is over.
+    let next = async {
+        struck(&bed).await;
+        let client = bed.cluster.connect("live").await.unwrap();
+        client.batch_execute("BEGIN; LOCK TABLE big IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+        client
+    };
+    let (receipt, _client) = tokio::join!(engine.carry_out(clearance), next);
+    let receipt = receipt.unwrap();
+    assert!(receipt.notes.iter().any(|note| note.contains("was not analyzed: no time")), "{:?}", receipt.notes);
+    assert_eq!(bed.contents("live").await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_the_backup_leaves_out_is_not_emptied() {
+    let bed = Bed::start(17).await;
+    bed.cluster.create_database("live").await.unwrap();
+    let tables = "CREATE TABLE days (d int) PARTITION BY RANGE (d);
+        CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM (0) TO (10);
+        CREATE TABLE days_2 PARTITION OF days FOR VALUES FROM (10) TO (20); INSERT INTO days VALUES (1), (11)";
+    bed.cluster.execute("live", tables).await.unwrap();
+    bed.register_export("live", &[("EXCLUDE_TABLES", "public.days_2")]);
+    let manifest = bed.manifest(&bed.export(json!({"purpose": "test"})).await).await;
+    let before = bed.contents("live").await;
+    let in_place = async |table: &str| {
+        let asked = Restore::TablesInPlace { database: "live".into(), tables: vec![table.parse().unwrap()] };
+        let clearance = cleared(&bed, asked, backup(&manifest), Some(&manifest)).await;
+        engine(&bed).await.carry_out(clearance).await
+    };
+    let fault = in_place("days").await.unwrap_err();
+    assert_eq!(fault.code, "restore-table-without-rows", "{fault}");
+    assert!(fault.message.contains("days_2"), "{fault}");
+    in_place("days_1").await.unwrap();
+    assert_eq!(bed.contents("live").await, before);
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use holdfast_local::lambda::InvokeOptions;
+use holdfast_local::lambda::{InvokeOptions, InvokeOutcome};
 use holdfast_local::proxy::{Proxy, ProxyOptions};
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ impl Scene {
     }
 
     /// Kills the function where it says `text` for the n-th time, before that or before the answer.
-    async fn killed_at(&self, request: Value, (text, nth, passes): (&str, usize, bool)) {
+    async fn killed_at(&self, request: Value, (text, nth, passes): (&str, usize, bool)) -> String {
         self.proxy.stop_at(text, nth, passes);
         let killing = async {
             let stopped = tokio::time::timeout(Duration::from_secs(30), self.proxy.stopped()).await;
@@ -69,6 +69,18 @@ impl Scene {
         assert_eq!(outcome.payload["errorType"], "Runtime.ExitError", "{text}: {:#}", outcome.payload);
         self.proxy.cut_all();
         self.proxy.heal();
+        outcome.request_id
+    }
+
+    /// Delivers a request again when its run can no longer be alive.
+    async fn again(&self, request_id: &str, request: Value) -> InvokeOutcome {
+        self.let_leases_expire().await;
+        let key = self.guarded.keys(&format!("{request_id}.json"));
+        let key = key.iter().find(|key| key.starts_with("restores/")).unwrap();
+        let mut record = self.guarded.json(key).await;
+        record["running_until"] = json!("2020-01-01T00:00:00Z");
+        self.guarded.put(key, record.to_string()).await;
+        self.guarded.ask_as(request_id, request).await
     }
 
     /// As if a minute had passed since.
@@ -278,4 +290,34 @@ async fn a_server_that_restarts_meanwhile_fails_the_restore_and_nothing_else() {
         assert_eq!(scene.contents("shop").await, old, "{mode}");
         assert_eq!(scene.databases().await.len(), 1, "{mode}: nothing is left");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_done_is_not_done_again() {
+    let scene = Scene::start(&[]).await;
+    let old = scene.contents("shop").await;
+    scene.succeeds("swap", &json!({})).await;
+    // An older swap's: a second undo would take it.
+    scene.guarded.bed.cluster.create_database("shop_before_20200101-000000").await.unwrap();
+    let undo = scene.request("undo", &json!({}));
+    let request_id = scene.killed_at(undo.clone(), ("COMMIT", 1, true)).await;
+    assert_eq!(scene.contents("shop").await, old);
+    assert_eq!(code(&scene.again(&request_id, undo).await), "restore-interrupted");
+    assert_eq!(scene.contents("shop").await, old);
+    let record = scene.guarded.record(&request_id).await;
+    assert_eq!((&record["state"], &record["attempt"]), (&json!("failed"), &json!(2)));
+    assert_eq!(record["cleared"]["restore"]["mode"], "undo", "{record:#}");
+
+    let tables = scene.request("tables", &json!({"tables": ["orders"], "into": "original"}));
+    let request_id = scene.killed_at(tables.clone(), ("COMMIT", 1, true)).await;
+    scene.guarded.bed.cluster.execute("shop", "INSERT INTO orders VALUES (-1, 1, 'written since')").await.unwrap();
+    let since = scene.contents("shop").await;
+    assert_eq!(code(&scene.again(&request_id, tables).await), "restore-interrupted");
+    assert_eq!(scene.contents("shop").await, since);
+
+    // One that was killed before anything could have happened is done by the next delivery.
+    let copy = scene.request("new_database", &json!({"target_database": "copy"}));
+    let request_id = scene.killed_at(copy.clone(), ("FROM STDIN", 1, true)).await;
+    let outcome = scene.again(&request_id, copy).await;
+    assert!(!outcome.is_error(), "{:#}", outcome.payload);
 }

@@ -2,7 +2,7 @@
 //! comes is the backup.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use holdfast_shared::archive::extract::Chosen;
 use holdfast_shared::archive::script;
@@ -11,7 +11,7 @@ use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::rebuild::{Extent, Limits, plan_rebuild};
 use holdfast_shared::postgres::connect::Connector;
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
-use holdfast_shared::postgres::session::query_fault;
+use holdfast_shared::postgres::session::{Client, query_fault};
 
 use crate::engine::database::rows;
 use crate::engine::live_tables::{LiveTables, place_fault};
@@ -27,6 +27,11 @@ const WATCHED: [(&str, &str); 5] = [
     ("tcp_user_timeout", "60000"),
     ("client_connection_check_interval", "5000"),
 ];
+
+/// What a commit may take: it may wait for a standby.
+const COMMIT_LIMIT: Duration = Duration::from_secs(4);
+const STATUS_ROUNDS: u32 = 10;
+const STATUS_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a transaction is known by to others.
 struct Transaction {
@@ -59,35 +64,38 @@ impl Engine {
             .map_err(|error| Fault::from_error("archive-unexpected", &error))?;
         let mut session = self.session(&connector, &settings).await?;
         let transaction = begin(&mut session).await.map_err(|error| place_fault("the transaction", &error))?;
-        let exchanged = async {
-            let (mut receipt, mut session) = self.exchange_rows(&backup, &chosen, session).await?;
-            match session.execute("COMMIT").await {
-                // The server knows what became of it.
-                Err(CopyError::Io(_)) if transaction.is_committed(&connector).await? => {}
-                done => done.map_err(|error| place_fault("the commit", &error))?,
-            }
-            let phase = Instant::now();
-            for relation in tables::relations(&backup) {
-                // The rows are there: that the planner knows less of them is no failure.
-                if let Err(error) = watching.client.batch_execute(&format!("ANALYZE {relation}")).await {
-                    receipt.notes.push(format!("{relation} was not analyzed: {error}"));
-                }
-            }
-            receipt.seconds.after += phase.elapsed().as_secs_f64();
-            Ok(receipt)
+        let exchanged = self.in_time("the exchange of rows", self.exchange_rows(&backup, &chosen, session)).await;
+        let ended = match exchanged {
+            Ok((receipt, session)) => transaction.commit(session, &watching.client, &connector).await.map(|()| receipt),
+            Err(fault) => Err(fault),
         };
-        match self.in_time("the exchange of rows", exchanged).await {
-            Ok(mut receipt) => {
-                database.clone_into(&mut receipt.database);
-                receipt.seconds.total = started.elapsed().as_secs_f64();
-                Ok(receipt)
-            }
+        let mut receipt = match ended {
+            Ok(receipt) => receipt,
             Err(fault) => {
                 // Its locks are not to outlive it.
-                let _ = watching.client.query("SELECT pg_catalog.pg_terminate_backend($1)", &[&transaction.pid]).await;
-                Err(fault)
+                transaction.end(&watching.client).await;
+                return Err(fault);
             }
+        };
+        // The rows are there: that the planner knows less of them is no failure.
+        let phase = Instant::now();
+        for relation in tables::relations(&backup) {
+            let analyze = format!("ANALYZE {relation}");
+            let problem = if Instant::now() >= self.deadline {
+                Some("no time was left".to_owned())
+            } else {
+                let analyzing = watching.client.batch_execute(&analyze);
+                match tokio::time::timeout_at(self.deadline.into(), analyzing).await {
+                    Ok(done) => done.err().map(|error| error.to_string()),
+                    Err(_) => Some("no time was left".to_owned()),
+                }
+            };
+            receipt.notes.extend(problem.map(|problem| format!("{relation} was not analyzed: {problem}")));
         }
+        receipt.seconds.after += phase.elapsed().as_secs_f64();
+        database.clone_into(&mut receipt.database);
+        receipt.seconds.total = started.elapsed().as_secs_f64();
+        Ok(receipt)
     }
 
     /// Everything but the commit.
@@ -100,7 +108,7 @@ impl Engine {
         let entries = &backup.archive.toc.entries;
         let mut receipt = Receipt { proved_by: backup.proved_by(), ..Receipt::default() };
         let phase = Instant::now();
-        let live = LiveTables::lock(&mut session, chosen.tables.iter().map(|&index| &entries[index])).await?;
+        let live = LiveTables::lock(&mut session, backup, chosen.tables.iter().map(|&index| &entries[index])).await?;
         live.check_columns(&mut session, backup).await?;
         let before = live.take_off(&mut session).await?;
         live.empty(&mut session).await?;
@@ -152,9 +160,28 @@ async fn begin(session: &mut RawSession) -> Result<Transaction, CopyError> {
 }
 
 impl Transaction {
-    async fn is_committed(&self, connector: &Connector) -> Result<bool, Fault> {
-        let session = connector.session().await?;
-        let status = session.client.query_one("SELECT pg_catalog.txid_status($1)", &[&self.id]).await;
-        Ok(status.map_err(query_fault)?.get::<_, Option<String>>(0).as_deref() == Some("committed"))
+    /// Behind it there is no doubt: where no answer comes the server is asked what became of it.
+    async fn commit(&self, mut session: RawSession, watching: &Client, connector: &Connector) -> Result<(), Fault> {
+        match tokio::time::timeout(COMMIT_LIMIT, session.execute("COMMIT")).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(CopyError::Io(_))) => {}
+            Ok(Err(error)) => return Err(place_fault("the commit", &error)),
+            Err(_) => self.end(watching).await,
+        }
+        for _ in 0..STATUS_ROUNDS {
+            let session = connector.session().await?;
+            let status = session.client.query_one("SELECT pg_catalog.txid_status($1)", &[&self.id]).await;
+            match status.map_err(query_fault)?.get::<_, Option<String>>(0).as_deref() {
+                Some("in progress") => tokio::time::sleep(STATUS_PAUSE).await,
+                Some("committed") => return Ok(()),
+                _ => break,
+            }
+        }
+        Err(Fault::new("database-connection-lost", "the commit was not answered, and did not happen")
+            .hint("the rows are as they were; restore again"))
+    }
+
+    async fn end(&self, watching: &Client) {
+        let _ = watching.query("SELECT pg_catalog.pg_terminate_backend($1)", &[&self.pid]).await;
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_shared::archive::sql::{self, identifier};
 use holdfast_shared::archive::toc::Entry;
+use holdfast_shared::domain::QualifiedName;
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
 
@@ -32,7 +33,11 @@ struct ForeignKey {
 
 impl LiveTables {
     /// Locks the tables that the entries are of, and all partitions of those that are partitioned.
-    pub async fn lock(session: &mut RawSession, entries: impl Iterator<Item = &Entry>) -> Result<Self, Fault> {
+    pub async fn lock(
+        session: &mut RawSession,
+        backup: &Backup,
+        entries: impl Iterator<Item = &Entry>,
+    ) -> Result<Self, Fault> {
         let failed = |error: CopyError| place_fault("locking the tables", &error);
         let names: Vec<Vec<u8>> = entries.map(qualified).collect();
         let list = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(b", ".as_slice());
@@ -57,7 +62,8 @@ impl LiveTables {
         lock_each(session, &names).await?;
         let chosen_oids = array(&chosen);
         let query = format!(
-            "COPY (SELECT c.oid, c.relkind, c.oid::pg_catalog.regclass, c.oid = ANY ({chosen_oids}) FROM pg_catalog.pg_class c
+            "COPY (SELECT c.oid, c.relkind, c.oid::pg_catalog.regclass, c.oid = ANY ({chosen_oids}), n.nspname, c.relname
+                     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                     WHERE c.oid = ANY ({chosen_oids})
                        OR c.oid IN (SELECT p.relid FROM pg_catalog.unnest({chosen_oids}) o, pg_catalog.pg_partition_tree(o) p)
                     ORDER BY c.oid) TO STDOUT"
@@ -68,6 +74,15 @@ impl LiveTables {
             return Err(Fault::new("restore-table-missing", message).hint("choose the other partitions one by one"));
         }
         let more: Vec<&Vec<Vec<u8>>> = all.iter().filter(|row| row[3] == b"f").collect();
+        let excluded = |row: &&&Vec<Vec<u8>>| {
+            let name = QualifiedName::new(text(&row[4]), text(&row[5]));
+            backup.excluded.iter().any(|pattern| pattern.matches(&name))
+        };
+        if let Some(row) = more.iter().find(excluded) {
+            let message = format!("the backup has no rows of {}, a partition of a chosen table", text(&row[2]));
+            return Err(Fault::new("restore-table-without-rows", message)
+                .hint("it was left out of the backup, and would be emptied: choose the other partitions one by one"));
+        }
         lock_each(session, &more.iter().map(|row| row[2].clone()).collect::<Vec<_>>()).await?;
         let emptied = more.iter().filter(|row| row[1] == b"r");
         Ok(Self {
