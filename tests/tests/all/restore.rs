@@ -257,6 +257,37 @@ async fn a_big_table_is_loaded_in_pieces_and_a_smaller_one_frozen() {
     assert!(session.query_one(frozen, &[]).await.unwrap().get::<_, bool>(0));
 }
 
+/// Encodings whose letters are, byte for byte, others in UTF-8; and rules of ICU, which are text of any kind.
+#[tokio::test(flavor = "multi_thread")]
+async fn encodings_and_locales_come_back() {
+    let bed = Bed::start(17).await;
+    for options in [
+        "ENCODING 'EUC_JP' LOCALE 'C'",
+        "ENCODING 'LATIN1' LOCALE 'C'",
+        r"ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'de-u-co-phonebk' ICU_RULES E'&a < ''g'' < \\u0062\n'",
+    ] {
+        bed.cluster.execute("postgres", &format!("CREATE DATABASE source TEMPLATE template0 {options}")).await.unwrap();
+        let name = if options.contains("EUC_JP") { "表" } else { "Tür" };
+        let sql = format!(
+            "CREATE TABLE \"{name}\" AS SELECT g, '{name};' || g AS \"{name}\" FROM generate_series(1, 500) g;
+             COMMENT ON TABLE \"{name}\" IS '{name};'"
+        );
+        bed.cluster.execute("source", &sql).await.unwrap();
+        let manifest = exported(&bed, "source").await;
+        let restored =
+            restore(&bed, backup(&manifest), "restored").await.unwrap_or_else(|fault| panic!("{options}: {fault}"));
+        assert_eq!((restored.rows, restored.proved_by), (500, "fingerprints"), "{options}");
+        assert_eq!(bed.contents("restored").await, bed.contents("source").await, "{options}");
+        let same = "SELECT count(DISTINCT (encoding, datlocprovider, datcollate, datctype, datlocale, daticurules)) FROM pg_database
+                     WHERE datname IN ('source', 'restored')";
+        let client = bed.cluster.connect("postgres").await.unwrap();
+        assert_eq!(client.query_one(same, &[]).await.unwrap().get::<_, i64>(0), 1, "{options}");
+        for database in ["source", "restored"] {
+            bed.cluster.execute("postgres", &format!("DROP DATABASE {database} WITH (FORCE)")).await.unwrap();
+        }
+    }
+}
+
 /// `pg_dump` has such rows loaded through the root, because values of an enum hash differently in every database.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_by_the_hash_of_an_enum_are_proved_as_one() {

@@ -40,6 +40,7 @@ impl Backup {
             check_head(&archive, manifest)?;
         }
         let entries = &archive.toc.entries;
+        let in_utf8 = archive.toc.encoding().as_deref() == Some("UTF8");
         let items: Vec<Item> = entries
             .iter()
             .map(|entry| {
@@ -58,7 +59,7 @@ impl Backup {
             let offset = if let Offset::Set(offset) = entry.offset { Some(offset) } else { None };
             let table = offset.filter(|_| entry.is_table_data()).and_then(|offset| listed.remove(&offset));
             if entry.is_table_data() {
-                check_entry(entry, manifest.is_some(), table)?;
+                check_entry(entry, manifest.is_some(), table, in_utf8)?;
             }
             let pieces = table.map(|table| table.pieces.as_slice()).unwrap_or_default();
             block_of.insert(i64::from(entry.dump_id), blocks.len());
@@ -167,15 +168,16 @@ fn check_head(archive: &ArchiveSource, manifest: &Manifest) -> Result<(), Fault>
         .hint("restore another backup; the object's versions may hold an undamaged one"))
 }
 
-fn check_entry(entry: &Entry, manifested: bool, table: Option<&Table>) -> Result<(), Fault> {
+fn check_entry(entry: &Entry, manifested: bool, table: Option<&Table>, in_utf8: bool) -> Result<(), Fault> {
     if !is_inserts(entry) && sql::parse_copy(entry.copy_stmt.as_deref().unwrap_or_default()).is_none() {
         return Err(unexpected_copy(entry));
     }
     let matches = match table {
         None => !manifested,
-        // Names of other encodings are not compared.
+        // The manifest's names are in UTF-8; others are not compared.
         Some(table) => {
-            std::str::from_utf8(entry.tag.as_deref().unwrap_or_default()).map_or(true, |tag| tag == table.name)
+            let tag = entry.tag.as_deref().unwrap_or_default();
+            tag == table.name.as_bytes() || !in_utf8 && !tag.is_ascii()
         }
     };
     if matches {
