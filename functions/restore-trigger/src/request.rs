@@ -113,6 +113,7 @@ struct Fields {
     wanted: Wanted,
     no_owner: bool,
     continue_on_error: bool,
+    copy_as_text: bool,
     take_safety_backup: bool,
     keep_previous_days: Option<u32>,
     tier: Tier,
@@ -234,6 +235,7 @@ fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
         options: Options {
             no_owner: fields.no_owner,
             continue_on_error: fields.continue_on_error,
+            copy_as_text: fields.copy_as_text,
             tier: fields.tier,
             keep_previous_days: fields.keep_previous_days,
         },

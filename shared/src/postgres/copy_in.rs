@@ -28,27 +28,44 @@ impl RawSession {
     /// # Errors
     /// [`CopyError::Server`] where the server refuses the statement; the session can be used on.
     pub async fn copy_in(&mut self, sql: impl AsRef<[u8]>) -> Result<CopyIn<'_>, CopyError> {
-        self.send_query(sql.as_ref()).await?;
-        let mut copy = CopyIn { session: self, message: Vec::new(), rows: None, error: None, ready: false };
-        copy.clear();
-        loop {
-            while let Some(kind) = copy.next_message()? {
-                if kind == b'G' {
-                    return Ok(copy);
-                }
-            }
-            if copy.ready {
-                return Err(match copy.error.take() {
-                    Some(error) => CopyError::Server(error),
-                    None => CopyError::Protocol { what: "a COPY FROM STDIN that asks for no data" },
-                });
-            }
-            copy.session.fill().await?;
-        }
+        let mut copy = CopyIn { session: self, message: Vec::new(), rows: None, error: None, ready: true };
+        copy.begin(sql.as_ref()).await?;
+        Ok(copy)
     }
 }
 
 impl CopyIn<'_> {
+    async fn begin(&mut self, sql: &[u8]) -> Result<(), CopyError> {
+        self.session.send_query(sql).await?;
+        self.ready = false;
+        self.rows = None;
+        self.clear();
+        loop {
+            while let Some(kind) = self.next_message()? {
+                if kind == b'G' {
+                    return Ok(());
+                }
+            }
+            if self.ready {
+                return Err(match self.error.take() {
+                    Some(error) => CopyError::Server(error),
+                    None => CopyError::Protocol { what: "a COPY FROM STDIN that asks for no data" },
+                });
+            }
+            self.session.fill().await?;
+        }
+    }
+
+    /// Ends the data, and goes on with another statement in its place; the number of rows the server took so far.
+    ///
+    /// # Errors
+    /// As [`CopyIn::finish`] and [`RawSession::copy_in`].
+    pub async fn go_on_with(&mut self, sql: impl AsRef<[u8]>) -> Result<u64, CopyError> {
+        let rows = self.complete().await?;
+        self.begin(sql.as_ref()).await?;
+        Ok(rows)
+    }
+
     /// Sends text, any cut of it.
     ///
     /// # Errors
@@ -68,6 +85,10 @@ impl CopyIn<'_> {
 
     /// Ends the data; the number of rows the server took.
     pub async fn finish(mut self) -> Result<u64, CopyError> {
+        self.complete().await
+    }
+
+    async fn complete(&mut self) -> Result<u64, CopyError> {
         self.flush().await?;
         self.end(b"c\0\0\0\x04").await?;
         match self.error.take() {

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod connect;
 pub mod copy;
+pub mod copy_binary;
 pub mod copy_in;
 pub mod credentials;
 pub mod one_by_one;

@@ -17,6 +17,7 @@ mod pieces;
 mod rds_client;
 mod rds_moto;
 mod restore;
+mod restore_binary;
 mod restore_faults;
 mod restore_guard;
 mod restore_kills;

@@ -16,7 +16,7 @@ use holdfast_shared::postgres::session::{Client, query_fault};
 use crate::engine::database::rows;
 use crate::engine::live_tables::{LiveTables, place_fault};
 use crate::engine::source::Backup;
-use crate::engine::{Engine, Origin, Receipt, load, proof, tables, unfinished};
+use crate::engine::{Engine, Options, Origin, Receipt, load, proof, tables, unfinished};
 
 /// So that the server notices within a minute that a function is gone whose connection nobody closed: until then the
 /// tables are locked. The last is there from PostgreSQL 14 on.
@@ -46,6 +46,7 @@ impl Engine {
         origin: &Origin,
         database: &str,
         patterns: &[TablePattern],
+        options: Options,
     ) -> Result<Receipt, Fault> {
         let started = Instant::now();
         let mut backup = self.read(origin).await?;
@@ -64,7 +65,8 @@ impl Engine {
             .map_err(|error| Fault::from_error("archive-unexpected", &error))?;
         let mut session = self.session(&connector, &settings).await?;
         let transaction = begin(&mut session).await.map_err(|error| place_fault("the transaction", &error))?;
-        let exchanged = self.in_time("the exchange of rows", self.exchange_rows(&backup, &chosen, session)).await;
+        let exchanging = self.exchange_rows(&backup, &chosen, session, options);
+        let exchanged = self.in_time("the exchange of rows", exchanging).await;
         let ended = match exchanged {
             Ok((receipt, session)) => transaction.commit(session, &watching.client, &connector).await.map(|()| receipt),
             Err(fault) => Err(fault),
@@ -104,6 +106,7 @@ impl Engine {
         backup: &Arc<Backup>,
         chosen: &Chosen,
         mut session: RawSession,
+        options: Options,
     ) -> Result<(Receipt, RawSession), Fault> {
         let entries = &backup.archive.toc.entries;
         let mut receipt = Receipt { proved_by: backup.proved_by(), ..Receipt::default() };
@@ -122,7 +125,7 @@ impl Engine {
         // Others' sessions do not see the emptied tables: one stream.
         let plan = plan_rebuild(&backup.items, &backup.blocks, &Limits { workers: 1, data })
             .map_err(|error| Fault::from_error("backup-damaged", &error))?;
-        let (sessions, loaded) = load::load(backup, plan.data, vec![session]).await?;
+        let (sessions, loaded) = load::load(backup, plan.data, vec![session], options.copy_as_text).await?;
         proof::check_loaded(backup, &loaded)?;
         receipt.count(backup, &loaded);
         receipt.seconds.data = phase.elapsed().as_secs_f64();

@@ -16,17 +16,19 @@ use holdfast_shared::domain::fingerprint::RowHasher;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::rebuild::{Content, DataTask};
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
-use holdfast_shared::postgres::copy_in::CopyIn;
 use holdfast_shared::store::read::ArchiveSource;
 use tokio::task::JoinSet;
 
 use crate::engine::inserts::Inserts;
 use crate::engine::intake::{Event, Intake, IntakeError, ListedObjects, Run};
 use crate::engine::objects::{ObjectBatch, object_digest};
+use crate::engine::rows::{Destination, Rows, binary_rows};
 use crate::engine::source::Backup;
 
 /// Below this a new file for the table costs more than marking its rows.
 const FREEZE_BYTES: u64 = 1 << 20;
+/// Below this asking for the columns' types costs more than it gains.
+const BINARY_BYTES: u64 = 1 << 20;
 /// Where the first frame of an archive has begun for sure, unless the archive begins with empty large objects.
 const FIRST_FRAME_BYTES: u64 = 4096;
 
@@ -38,6 +40,7 @@ pub struct Work {
     max_window_log: u32,
     /// The tables were made for this, and nobody else sees them.
     fresh: bool,
+    as_text: bool,
 }
 
 /// Loads into tables that are there already, and within whatever transaction is open. The sessions are given back; the
@@ -46,8 +49,9 @@ pub async fn load(
     backup: &Arc<Backup>,
     tasks: Vec<DataTask>,
     sessions: Vec<RawSession>,
+    as_text: bool,
 ) -> Result<(Vec<RawSession>, Vec<TableDigest>), Fault> {
-    let work = Arc::new(Work::begin(backup, false).await?);
+    let work = Arc::new(Work::begin(backup, false, as_text).await?);
     let tasks = Arc::new(Mutex::new(VecDeque::from(tasks)));
     let (mut streams, mut idle) = (JoinSet::new(), Vec::new());
     for (index, mut session) in sessions.into_iter().enumerate() {
@@ -95,8 +99,8 @@ async fn window_log(archive: &ArchiveSource) -> Result<u32, IntakeError> {
 }
 
 impl Work {
-    /// `fresh`: into empty tables of this restore's own, of which nobody knows.
-    pub async fn begin(backup: &Arc<Backup>, fresh: bool) -> Result<Self, Fault> {
+    /// `fresh`: into empty tables of this restore's own, of which nobody knows. `as_text`: the server converts everything.
+    pub async fn begin(backup: &Arc<Backup>, fresh: bool, as_text: bool) -> Result<Self, Fault> {
         let max_window_log = window_log(&backup.archive).await.map_err(|error| error.fault("the first table"))?;
         Ok(Self {
             backup: Arc::clone(backup),
@@ -104,6 +108,7 @@ impl Work {
             objects: ListedObjects::new(backup.listed_objects.iter().copied()),
             max_window_log,
             fresh,
+            as_text,
         })
     }
 
@@ -205,8 +210,9 @@ impl Work {
     ) -> Result<(), Fault> {
         let name = self.backup.name(block);
         let refused = |error: CopyError| load_fault(&error, &name);
-        let mut copy = session.copy_in(self.copy_sql(block, alone)?).await.map_err(refused)?;
-        let mut read = async |copy: &mut _| -> Result<TableDigest, Stopped> {
+        let to = self.destination(session, block, alone).await?;
+        let mut copy = Rows::begin(session, to).await.map_err(refused)?;
+        let mut read = async |copy: &mut Rows<'_>| -> Result<TableDigest, Stopped> {
             let mut decoder = self.decoder()?;
             let mut rows = RowReader::table();
             while let Some(stored) = intake.stream().await? {
@@ -216,7 +222,7 @@ impl Work {
                     if text.is_empty() {
                         break;
                     }
-                    pass_on(&mut rows, text, copy).await?;
+                    copy.pass_on(&mut rows, text).await?;
                 }
             }
             decoder.finish().map_err(IntakeError::from)?;
@@ -235,18 +241,28 @@ impl Work {
         Ok(())
     }
 
-    /// The statement that loads a whole table. Rows of a table that one stream fills alone are written as if they had
-    /// always been there, in the transaction that empties it: no later reader has to mark them, and no vacuum to freeze
-    /// them. A table that an extension made keeps what it has.
-    fn copy_sql(&self, block: usize, alone: bool) -> Result<Vec<u8>, Fault> {
-        let copy = self.backup.copy_in_sql(block)?;
-        // Of an archive from a pipe no sizes are known.
-        let worth_it = alone || self.backup.blocks[block].offset.is_none();
-        if !self.fresh || !worth_it || self.backup.via_root(block)? || !self.backup.is_created(block) {
-            return Ok(copy);
+    /// How a table is loaded. Rows of one that a single stream fills `alone` are written as if they had always been
+    /// there, in the transaction that empties it: no later reader has to mark them, and no vacuum to freeze them. A table that
+    /// an extension made keeps what it has.
+    async fn destination(&self, session: &mut RawSession, block: usize, alone: bool) -> Result<Destination, Fault> {
+        let backup = &self.backup;
+        let (relation, columns) = backup.relation(block)?;
+        let mut to = Destination { copy: backup.copy_in_sql(block)?, frozen: None, binary: None };
+        if backup.via_root(block)? {
+            return Ok(to);
         }
-        let (relation, _) = self.backup.relation(block)?;
-        Ok([b"TRUNCATE ONLY ", &relation[..], b"; ", &copy, b" WITH (FREEZE)"].concat())
+        // Of an archive from a pipe no sizes are known.
+        let worth_it = alone || backup.blocks[block].offset.is_none();
+        if self.fresh && worth_it && backup.is_created(block) {
+            to.frozen = Some(relation.to_vec());
+        }
+        // What the proof compares with the manifest afterwards may be converted.
+        let large = backup.tables[block].as_ref().is_some_and(|table| table.bytes >= BINARY_BYTES);
+        if large && !self.as_text && !columns.is_empty() {
+            let binary = binary_rows(session, &relation, columns).await;
+            to.binary = binary?;
+        }
+        Ok(to)
     }
 
     /// Some pieces of one block.
@@ -261,8 +277,9 @@ impl Work {
         let refused = |error: CopyError| load_fault(&error, &name);
         let pieces = self.backup.tables[block].as_ref().and_then(|table| table.pieces.get(pieces)).unwrap_or_default();
         let compression = self.backup.archive.toc.header.compression;
-        let mut copy = session.copy_in(self.backup.copy_in_sql(block)?).await.map_err(refused)?;
-        let mut read = async |copy: &mut _| -> Result<TableDigest, Stopped> {
+        let to = self.destination(session, block, false).await?;
+        let mut copy = Rows::begin(session, to).await.map_err(refused)?;
+        let mut read = async |copy: &mut Rows<'_>| -> Result<TableDigest, Stopped> {
             let mut whole = TableDigest::default();
             for piece in pieces {
                 let mut decoder = PieceDecoder::new(compression, *piece).map_err(IntakeError::from)?;
@@ -277,7 +294,7 @@ impl Work {
                         if text.is_empty() {
                             break;
                         }
-                        pass_on(&mut rows, text, copy).await?;
+                        copy.pass_on(&mut rows, text).await?;
                     }
                 }
                 decoder.finish().map_err(IntakeError::from)?;
@@ -393,13 +410,6 @@ impl From<CopyError> for Stopped {
     fn from(error: CopyError) -> Self {
         Self::Refused(error)
     }
-}
-
-async fn pass_on(rows: &mut RowReader, mut text: &[u8], copy: &mut CopyIn<'_>) -> Result<(), Stopped> {
-    while let Some(batch) = rows.next(&mut text).map_err(IntakeError::from)? {
-        copy.send(batch.text).await?;
-    }
-    Ok(())
 }
 
 pub fn load_fault(error: &CopyError, table: &str) -> Fault {

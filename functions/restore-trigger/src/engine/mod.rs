@@ -11,6 +11,7 @@ mod live_tables;
 mod load;
 mod objects;
 mod proof;
+mod rows;
 mod source;
 mod surroundings;
 mod tables;
@@ -76,6 +77,7 @@ struct Options {
     no_owner: bool,
     /// What fails is told in the receipt, and the rest is restored.
     continue_on_error: bool,
+    copy_as_text: bool,
     analyze: bool,
 }
 
@@ -131,7 +133,12 @@ impl Engine {
     /// Every failure; what existed is then as it was, and nothing unfinished stays.
     pub async fn carry_out(&self, clearance: Clearance) -> Result<Receipt, Fault> {
         let asked = clearance.options();
-        let options = Options { no_owner: asked.no_owner, continue_on_error: asked.continue_on_error, analyze: true };
+        let options = Options {
+            no_owner: asked.no_owner,
+            continue_on_error: asked.continue_on_error,
+            copy_as_text: asked.copy_as_text,
+            analyze: true,
+        };
         self.check_server(&clearance).await?;
         let held = held(clearance.environment(), clearance.restore().target());
         match clearance.restore() {
@@ -184,7 +191,7 @@ impl Engine {
                 self.tables_into_schema(&self.origin(clearance.source())?, (database, schema), tables, options).await
             }
             Restore::TablesInPlace { database, tables } => {
-                self.tables_in_place(&self.origin(clearance.source())?, database, tables).await
+                self.tables_in_place(&self.origin(clearance.source())?, database, tables, options).await
             }
             // Others are not cleared, or are RDS's to do.
             Restore::Undo { .. } | Restore::RdsSnapshot { .. } | Restore::RdsPointInTime { .. } => {
@@ -331,7 +338,7 @@ impl Engine {
             let set = session.execute("SET synchronous_commit = off").await;
             set.map_err(|error| copy_fault(&error, "the session's settings"))?;
         }
-        let work = Arc::new(Work::begin(backup, true).await?);
+        let work = Arc::new(Work::begin(backup, true, options.copy_as_text).await?);
         let loading = Loading { work, tasks: Arc::new(plan.data) };
         let mut crew =
             definitions::Crew { backup, around: &around, options, receipt: &mut receipt, refused: &mut refused };

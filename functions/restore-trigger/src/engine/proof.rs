@@ -9,7 +9,7 @@ use holdfast_shared::fault::Fault;
 use holdfast_shared::postgres::copy::{CopyError, Item, RawSession};
 use tokio::task::JoinSet;
 
-use crate::engine::database::first_column;
+use crate::engine::database::{first_column, quoted_literal};
 use crate::engine::objects::object_digest;
 use crate::engine::source::Backup;
 
@@ -88,7 +88,7 @@ pub async fn prove(
         return Ok(idle);
     }
     Err(Fault::new("restore-not-equal", format!("the restored database is not the backup: {}", listed(&wrong)))
-        .hint("a trigger, rule or default of the target may change rows; nothing of the unproved database stays"))
+        .hint("a trigger, rule or default of the target may change rows, and copy_as_text leaves all conversion to the server; nothing of what was not proved stays"))
 }
 
 /// Every table; those of a partition tree whose rows were loaded through its root as one, because they need not have
@@ -223,11 +223,6 @@ async fn statements(backup: &Backup, session: &mut RawSession, block: usize) -> 
     }
     let list = if columns.is_empty() { Vec::new() } else { [b" (", columns, b")"].concat() };
     Ok(vec![[b"COPY ", relation, &list, b" TO STDOUT"].concat()])
-}
-
-/// For between single quotes.
-fn quoted_literal(text: &[u8]) -> Vec<u8> {
-    text.iter().flat_map(|&byte| std::iter::repeat_n(byte, if byte == b'\'' { 2 } else { 1 })).collect()
 }
 
 async fn read_all(

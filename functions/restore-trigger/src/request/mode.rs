@@ -26,6 +26,7 @@ impl Mode {
                 "tier",
                 "target_database",
                 "no_owner",
+                "copy_as_text",
                 "continue_on_error",
             ],
             Self::Swap => &[
@@ -36,6 +37,7 @@ impl Mode {
                 "tier",
                 "target_database",
                 "no_owner",
+                "copy_as_text",
                 "take_safety_backup",
                 "keep_previous_days",
             ],
@@ -49,11 +51,12 @@ impl Mode {
                 "tables",
                 "into",
                 "no_owner",
+                "copy_as_text",
                 "continue_on_error",
                 "take_safety_backup",
             ],
             Self::Undo => &["target_database", "take_safety_backup"],
-            Self::Verify => &["backup", "before", "source_database", "tier"],
+            Self::Verify => &["backup", "before", "source_database", "tier", "copy_as_text"],
             Self::RdsSnapshot => {
                 &["snapshot", "instance", "instance_class", "subnet_group", "security_groups", "parameter_group"]
             }

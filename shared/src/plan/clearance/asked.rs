@@ -156,6 +156,8 @@ pub struct Options {
     pub no_owner: bool,
     /// Objects that cannot be made are collected instead of ending the restore.
     pub continue_on_error: bool,
+    /// Rows go to the server as text, as `pg_restore` sends them, never in COPY's binary format.
+    pub copy_as_text: bool,
     /// How fast an archived dump is to be thawed.
     pub tier: Tier,
     /// When retention may drop what a swap has replaced; `None`: when someone does it by hand.
