@@ -3,7 +3,7 @@
 //! A bucket may hold tens of thousands of manifests with thousands of tables each: a table's name is kept only until
 //! the backup before it has been compared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use crate::domain::{BackupId, Environment};
 use crate::plan::retention::record::{Measure, Record, Unreadable};
@@ -27,6 +27,8 @@ pub struct Anomaly {
     pub findings: Vec<String>,
 }
 
+/// So many backups that have been deleted are remembered until one is found that is there.
+const DELETED: usize = 8;
 /// How many vanished tables a finding names.
 const NAMED: usize = 5;
 
@@ -36,8 +38,9 @@ pub struct Catalog {
     records: Vec<Record>,
     unreadable: Vec<Unreadable>,
     anomalies: Vec<Anomaly>,
-    /// The oldest backup so far of each series, still to be compared with the one before it.
-    later: HashMap<Series, Later>,
+    /// The oldest backups so far of each series, still to be compared with the one before them: one that is there, and
+    /// what has been deleted before it. Oldest first.
+    later: HashMap<Series, VecDeque<Later>>,
 }
 
 /// Backups that are alike enough to be compared: environment, database, purpose, selection.
@@ -48,14 +51,6 @@ struct Later {
     id: BackupId,
     live: bool,
     measure: Measure,
-    /// Where it is gone itself: what the next one that is left holds.
-    survivor: Option<Measure>,
-}
-
-impl Later {
-    fn into_survivor(self) -> Option<Measure> {
-        if self.live { Some(self.measure) } else { self.survivor }
-    }
 }
 
 impl Catalog {
@@ -71,26 +66,28 @@ impl Catalog {
             let selection = measure.selection.clone();
             let series = (record.environment.clone(), record.database.clone(), record.purpose.clone(), selection);
             let live = record.is_live();
-            let later = self.later.remove(&series);
-            if let Some(later) = &later {
-                let findings = compare(&measure, &later.measure, self.thresholds);
+            let later = self.later.entry(series).or_default();
+            // Where the one before is gone already, there is nothing to hold on to.
+            if let Some(first) = later.front().filter(|_| live) {
+                let findings = compare(&measure, &first.measure, self.thresholds);
                 // One that has been deleted is forgotten only if those after it hold again what it lacked.
-                let lasts = later.live
-                    || later.survivor.as_ref().is_some_and(|left| !compare(&measure, left, self.thresholds).is_empty());
-                // Where the one before is gone already, there is nothing to hold on to.
-                if live && lasts && !findings.is_empty() {
+                let fallen = |later: &&Later| !compare(&measure, &later.measure, self.thresholds).is_empty();
+                if later.iter().take_while(fallen).any(|later| later.live) {
                     self.anomalies.push(Anomaly {
                         environment: record.environment.clone(),
                         database: record.database.clone(),
                         purpose: record.purpose.clone(),
                         before: record.id,
-                        after: later.id,
+                        after: first.id,
                         findings,
                     });
                 }
             }
-            let survivor = later.filter(|_| !live).and_then(Later::into_survivor);
-            self.later.insert(series, Later { id: record.id, live, measure, survivor });
+            if live {
+                later.clear();
+            }
+            later.push_front(Later { id: record.id, live, measure });
+            later.truncate(DELETED);
         }
         self.records.push(record);
     }

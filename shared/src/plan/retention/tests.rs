@@ -346,7 +346,7 @@ fn a_deletion_by_hand_meets_the_same_guards() {
 #[test]
 fn an_anomaly_lasts_until_it_is_looked_at_or_over() {
     type Change = fn(&mut Given);
-    let rows: [(&str, Change, bool); 7] = [
+    let rows: [(&str, Change, bool); 8] = [
         ("all is there", |_| {}, false),
         ("all tables are gone", |g| empty(&mut g.records[3..]), true),
         ("a manifest says nothing of tables", |g| g.records[3].measure.tables = None, false),
@@ -371,6 +371,15 @@ fn an_anomaly_lasts_until_it_is_looked_at_or_over() {
             |g| {
                 empty(&mut g.records[3..4]);
                 bury(&mut g.records[3]);
+            },
+            false,
+        ),
+        (
+            "the next one was whole again, and has expired since",
+            |g| {
+                empty(&mut g.records[1..2]);
+                empty(&mut g.records[3..]);
+                g.records[1..3].iter_mut().for_each(bury);
             },
             false,
         ),
