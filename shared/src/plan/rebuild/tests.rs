@@ -1,6 +1,9 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::export::MIB;
 
 fn item(id: i32, phase: Phase, kind: Kind, dependencies: &[i32]) -> Item {
     Item { id, phase, kind, dependencies: dependencies.to_vec() }
