@@ -8,7 +8,7 @@ mod large_objects;
 use std::collections::BTreeSet;
 
 use crate::archive::lexer::{self, Dialect};
-use crate::archive::toc::{Entry, Toc};
+use crate::archive::toc::{Entry, RELKIND_PARTITIONED_TABLE, Toc};
 use crate::archive::{admit, older, sql};
 use crate::plan::rebuild::{Kind, Phase};
 
@@ -17,8 +17,6 @@ use large_objects::{object_ids, objects_of};
 
 /// Large objects named in one statement.
 const OBJECT_BATCH: usize = 500;
-/// `relkind` of a partitioned table.
-const PARTITIONED: i32 = b'p' as i32;
 /// Types that are named by schema and tag in `ALTER … OWNER TO`.
 const PLAINLY_NAMED: [&[u8]; 20] = [
     b"COLLATION",
@@ -233,7 +231,7 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
         _ => {}
     }
     script.add_owner(entry, around)?;
-    if entry.relkind == PARTITIONED
+    if entry.relkind == RELKIND_PARTITIONED_TABLE
         && let Some(method) = entry.table_access_method.as_deref().filter(|m| !m.is_empty())
     {
         let name = qualified(entry);
@@ -275,7 +273,7 @@ impl Script {
             }
         }
         let method = entry.table_access_method.as_deref().filter(|&name| !name.is_empty() && name != b"heap");
-        if let Some(method) = method.filter(|_| entry.relkind != PARTITIONED) {
+        if let Some(method) = method.filter(|_| entry.relkind != RELKIND_PARTITIONED_TABLE) {
             statements.push([b"SET default_table_access_method = ".as_slice(), &sql::identifier(method)].concat());
             after.push(b"SET default_table_access_method = 'heap'".to_vec());
         }

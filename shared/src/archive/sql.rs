@@ -7,14 +7,20 @@ use std::ops::Range;
 
 /// Quotes an identifier.
 pub fn identifier(name: &[u8]) -> Vec<u8> {
-    let mut quoted = vec![b'"'];
-    for &byte in name {
-        if byte == b'"' {
-            quoted.push(b'"');
-        }
-        quoted.push(byte);
+    quoted(name, b'"')
+}
+
+/// Quotes a string for sessions with `standard_conforming_strings`, which archives set: backslashes are as they are.
+pub fn literal(text: &[u8]) -> Vec<u8> {
+    quoted(text, b'\'')
+}
+
+fn quoted(text: &[u8], quote: u8) -> Vec<u8> {
+    let mut quoted = vec![quote];
+    for &byte in text {
+        quoted.extend(std::iter::repeat_n(byte, if byte == quote { 2 } else { 1 }));
     }
-    quoted.push(b'"');
+    quoted.push(quote);
     quoted
 }
 

@@ -2,17 +2,21 @@
 //!
 //! Strings stay bytes: they are in the database's encoding, which need not be UTF-8.
 
+mod fields;
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::io::Read;
 
+use fields::{read_entry, read_header, render_entry, render_header};
 use sha2::{Digest, Sha256};
 
-use crate::archive::wire::{WireError, WireReader, put_int, put_string};
+use crate::archive::wire::{WireError, WireReader, put_int};
 
-const MAGIC: &[u8; 5] = b"PGDMP";
-const FORMAT_CUSTOM: u8 = 1;
-const OFFSET_SIZE: u8 = 8;
 const MAX_ENTRIES: i64 = 20_000_000;
+/// `relkind` of a partitioned table (`pg_class.h`).
+pub const RELKIND_PARTITIONED_TABLE: i32 = b'p' as i32;
 
 /// An archive version, such as 1.16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,16 +181,9 @@ impl Toc {
     /// The archive's head: everything before the first data block.
     pub fn render(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let header = &self.header;
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[1, header.version.minor, header.version.revision, 4, OFFSET_SIZE, FORMAT_CUSTOM]);
-        render_compression(&mut out, header);
-        header.created.iter().for_each(|&field| put_int(&mut out, field));
-        for text in [&header.database, &header.server_version, &header.pg_dump_version] {
-            put_string(&mut out, text.as_deref());
-        }
+        render_header(&mut out, &self.header);
         put_int(&mut out, i32::try_from(self.entries.len()).unwrap_or(i32::MAX));
-        self.entries.iter().for_each(|entry| render_entry(&mut out, entry, header.version));
+        self.entries.iter().for_each(|entry| render_entry(&mut out, entry, self.header.version));
         out
     }
 
@@ -231,244 +228,4 @@ impl Toc {
 /// Of everything before the first data block.
 pub fn head_checksum(head: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(head)))
-}
-
-fn read_header(reader: &mut WireReader<impl Read>) -> Result<(Header, u8), TocError> {
-    if &reader.bytes::<5>()? != MAGIC {
-        return Err(TocError::NotAnArchive);
-    }
-    let [major, minor, revision] = reader.bytes::<3>()?;
-    if major != 1 || !(14..=16).contains(&minor) {
-        return Err(TocError::UnknownVersion { major, minor });
-    }
-    let version = ArchiveVersion { minor, revision };
-    reader.int_size = reader.byte()?;
-    let offset_size = reader.byte()?;
-    if !(1..=8).contains(&offset_size) {
-        return Err(TocError::OffsetSize { size: offset_size });
-    }
-    let format = reader.byte()?;
-    if format != FORMAT_CUSTOM {
-        return Err(TocError::NotCustomFormat { format });
-    }
-    let compression = if version >= ArchiveVersion::V1_15 {
-        match reader.byte()? {
-            0 => HeaderCompression::None,
-            1 => HeaderCompression::Gzip,
-            2 => HeaderCompression::Lz4,
-            3 => HeaderCompression::Zstd,
-            code => return Err(TocError::UnknownCompression { code }),
-        }
-    } else if reader.int()? == 0 {
-        HeaderCompression::None
-    } else {
-        HeaderCompression::Gzip
-    };
-    let mut created = [0; 7];
-    for field in &mut created {
-        *field = narrow(reader.int()?, "a date field")?;
-    }
-    let header = Header {
-        version,
-        compression,
-        created,
-        database: reader.string()?,
-        server_version: reader.string()?,
-        pg_dump_version: reader.string()?,
-    };
-    Ok((header, offset_size))
-}
-
-fn read_entry(reader: &mut WireReader<impl Read>, version: ArchiveVersion, offset_size: u8) -> Result<Entry, TocError> {
-    let dump_id = narrow(reader.int()?, "a dump id")?;
-    let had_dumper = reader.int()? != 0;
-    let catalog_oid = reader.string()?;
-    let oid = reader.string()?;
-    let tag = reader.string()?;
-    let desc = reader.string()?;
-    let section = narrow(reader.int()?, "a section")?;
-    let defn = reader.string()?;
-    let drop_stmt = reader.string()?;
-    let copy_stmt = reader.string()?;
-    let namespace = reader.string()?;
-    let tablespace = reader.string()?;
-    let table_access_method = reader.string()?;
-    let relkind = if version >= ArchiveVersion::V1_16 { narrow(reader.int()?, "a relation kind")? } else { 0 };
-    let owner = reader.string()?;
-    let with_oids = reader.string()?;
-    let mut dependencies = Vec::new();
-    while let Some(dependency) = reader.string()? {
-        dependencies.push(dependency);
-    }
-    let flag = reader.byte()?;
-    let mut value: u64 = 0;
-    for shift in 0..offset_size {
-        value |= u64::from(reader.byte()?) << (8 * u32::from(shift));
-    }
-    let offset = match flag {
-        1 => Offset::NotSet,
-        2 => Offset::Set(value),
-        3 => Offset::NoData,
-        other => return Err(TocError::Implausible { what: "an offset flag", value: i64::from(other) }),
-    };
-    Ok(Entry {
-        dump_id,
-        had_dumper,
-        catalog_oid,
-        oid,
-        tag,
-        desc,
-        section,
-        defn,
-        drop_stmt,
-        copy_stmt,
-        namespace,
-        tablespace,
-        table_access_method,
-        relkind,
-        owner,
-        with_oids,
-        dependencies,
-        offset,
-    })
-}
-
-fn narrow(value: i64, what: &'static str) -> Result<i32, TocError> {
-    i32::try_from(value).map_err(|_| TocError::Implausible { what, value })
-}
-
-fn render_compression(out: &mut Vec<u8>, header: &Header) {
-    if header.version >= ArchiveVersion::V1_15 {
-        out.push(match header.compression {
-            HeaderCompression::None => 0,
-            HeaderCompression::Gzip => 1,
-            HeaderCompression::Lz4 => 2,
-            HeaderCompression::Zstd => 3,
-        });
-    } else {
-        // 1.14 stores zlib's level: 0 none, -1 its default.
-        put_int(out, if header.compression == HeaderCompression::None { 0 } else { -1 });
-    }
-}
-
-fn render_entry(out: &mut Vec<u8>, entry: &Entry, version: ArchiveVersion) {
-    put_int(out, entry.dump_id);
-    put_int(out, i32::from(entry.had_dumper));
-    for text in [&entry.catalog_oid, &entry.oid, &entry.tag, &entry.desc] {
-        put_string(out, text.as_deref());
-    }
-    put_int(out, entry.section);
-    for text in [
-        &entry.defn,
-        &entry.drop_stmt,
-        &entry.copy_stmt,
-        &entry.namespace,
-        &entry.tablespace,
-        &entry.table_access_method,
-    ] {
-        put_string(out, text.as_deref());
-    }
-    if version >= ArchiveVersion::V1_16 {
-        put_int(out, entry.relkind);
-    }
-    put_string(out, entry.owner.as_deref());
-    put_string(out, entry.with_oids.as_deref());
-    entry.dependencies.iter().for_each(|dependency| put_string(out, Some(dependency)));
-    put_string(out, None);
-    let (flag, value) = match entry.offset {
-        Offset::NotSet => (1, 0),
-        Offset::Set(value) => (2, value),
-        Offset::NoData => (3, 0),
-    };
-    out.push(flag);
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn text() -> impl Strategy<Value = Option<Vec<u8>>> {
-        proptest::option::of(proptest::collection::vec(any::<u8>(), 0..20))
-    }
-
-    prop_compose! {
-        fn entry(relkinds: bool)(
-            dump_id in 1i32..100_000, had_dumper in any::<bool>(), texts in proptest::collection::vec(text(), 12),
-            section in 1i32..5, relkind in 0i32..128, dependencies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..6), 0..4),
-            offset in prop_oneof![Just(Offset::NotSet), any::<u64>().prop_map(Offset::Set), Just(Offset::NoData)],
-        ) -> Entry {
-            let mut texts = texts.into_iter();
-            let mut next = || texts.next().flatten();
-            Entry {
-                dump_id, had_dumper, catalog_oid: next(), oid: next(), tag: next(), desc: next(), section, defn: next(),
-                drop_stmt: next(), copy_stmt: next(), namespace: next(), tablespace: next(), table_access_method: next(),
-                relkind: if relkinds { relkind } else { 0 }, owner: next(), with_oids: next(), dependencies, offset,
-            }
-        }
-    }
-
-    fn toc() -> impl Strategy<Value = Toc> {
-        (14u8..17).prop_flat_map(|minor| {
-            let compression = match minor {
-                14 => prop_oneof![Just(HeaderCompression::None), Just(HeaderCompression::Gzip)].boxed(),
-                _ => prop_oneof![
-                    Just(HeaderCompression::Zstd),
-                    Just(HeaderCompression::Gzip),
-                    Just(HeaderCompression::Lz4)
-                ]
-                .boxed(),
-            };
-            (compression, text(), proptest::collection::vec(entry(minor == 16), 0..5)).prop_map(
-                move |(compression, database, entries)| Toc {
-                    header: Header {
-                        version: ArchiveVersion { minor, revision: 0 },
-                        compression,
-                        created: [1, 2, 3, 4, 5, 125, 0],
-                        database,
-                        server_version: None,
-                        pg_dump_version: Some(b"18.4".to_vec()),
-                    },
-                    entries,
-                },
-            )
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn reading_is_the_inverse_of_rendering(toc in toc()) {
-            let bytes = toc.render();
-            let (read, consumed) = Toc::read(bytes.as_slice()).unwrap();
-            prop_assert_eq!(read, toc);
-            prop_assert_eq!(consumed, bytes.len() as u64);
-        }
-
-        #[test]
-        fn a_cut_archive_says_that_it_is_cut(toc in toc(), cut in 0.0f64..1.0) {
-            let bytes = toc.render();
-            let cut = (bytes.len() as f64 * cut) as usize;
-            prop_assert!(Toc::read(&bytes[..cut]).unwrap_err().is_truncated());
-        }
-
-        #[test]
-        fn a_damaged_archive_never_panics(toc in toc(), at in any::<prop::sample::Index>(), value in any::<u8>()) {
-            let mut bytes = toc.render();
-            let at = at.index(bytes.len());
-            bytes[at] = value;
-            let _ = Toc::read(bytes.as_slice());
-        }
-    }
-
-    #[test]
-    fn other_files_are_refused_by_what_they_are() {
-        assert!(matches!(Toc::read(&b"-- PostgreSQL"[..]), Err(TocError::NotAnArchive)));
-        assert!(matches!(Toc::read(&b"PGDMP\x01\x0d\x00"[..]), Err(TocError::UnknownVersion { major: 1, minor: 13 })));
-        assert!(matches!(
-            Toc::read(&b"PGDMP\x01\x10\x00\x04\x08\x03"[..]),
-            Err(TocError::NotCustomFormat { format: 3 })
-        ));
-    }
 }
