@@ -63,11 +63,6 @@ fn locale_options(toc: &Toc, target_major: u32) -> String {
     rendered
 }
 
-/// For between single quotes.
-pub fn quoted_literal(text: &[u8]) -> Vec<u8> {
-    text.iter().flat_map(|&byte| std::iter::repeat_n(byte, if byte == b'\'' { 2 } else { 1 })).collect()
-}
-
 /// The first column of a `COPY … TO STDOUT`, its escapes undone.
 pub async fn first_column(session: &mut RawSession, sql: impl AsRef<[u8]>) -> Result<Vec<Vec<u8>>, Fault> {
     let rows = rows(session, sql).await.map_err(|error| Fault::from_error("database-query-failed", &error))?;

@@ -5,7 +5,7 @@ use holdfast_shared::domain::TableDigest;
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
 
 use crate::engine::intake::IntakeError;
-use crate::engine::load::Stopped;
+use crate::engine::stopped::Stopped;
 
 /// Text of statements that goes out at once, and how many of them.
 const INSERTS_BYTES: usize = 128 * 1024;

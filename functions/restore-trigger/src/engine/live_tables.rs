@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_shared::archive::script::qualified;
 use holdfast_shared::archive::sql::{self, identifier};
 use holdfast_shared::archive::toc::Entry;
 use holdfast_shared::domain::QualifiedName;
@@ -40,7 +41,7 @@ impl LiveTables {
     ) -> Result<Self, Fault> {
         let failed = |error: CopyError| place_fault("locking the tables", &error);
         let names: Vec<Vec<u8>> = entries.map(qualified).collect();
-        let list = names.iter().map(|name| literal(name)).collect::<Vec<_>>().join(b", ".as_slice());
+        let list = names.iter().map(|name| sql::literal(name)).collect::<Vec<_>>().join(b", ".as_slice());
         let query = [
             b"COPY (SELECT u.name, c.oid, c.relkind FROM pg_catalog.unnest(ARRAY[".as_slice(),
             &list,
@@ -103,7 +104,7 @@ impl LiveTables {
                 b"COPY (SELECT attname, attgenerated, attnotnull AND NOT atthasdef AND attidentity = ''
                           FROM pg_catalog.pg_attribute WHERE attrelid = "
                     .as_slice(),
-                &literal(&relation),
+                &sql::literal(&relation),
                 b"::pg_catalog.regclass AND attnum > 0 AND NOT attisdropped) TO STDOUT",
             ]
             .concat();
@@ -224,7 +225,7 @@ impl LiveTables {
                 b"ALTER SEQUENCE ".as_slice(),
                 &sequence,
                 b" RESTART; SELECT pg_catalog.setval(",
-                &literal(&sequence),
+                &sql::literal(&sequence),
                 format!("::pg_catalog.regclass, {}, {})", state.0, state.1).as_bytes(),
             ]
             .concat();
@@ -304,21 +305,6 @@ fn sequence_state(entry: &Entry) -> Option<(i64, bool)> {
         _ => return None,
     };
     Some((std::str::from_utf8(&value).ok()?.parse().ok()?, called))
-}
-
-fn qualified(entry: &Entry) -> Vec<u8> {
-    let part = |name: &Option<Vec<u8>>| identifier(name.as_deref().unwrap_or_default());
-    [part(&entry.namespace).as_slice(), b".", &part(&entry.tag)].concat()
-}
-
-/// `standard_conforming_strings` is on.
-fn literal(text: &[u8]) -> Vec<u8> {
-    let mut quoted = vec![b'\''];
-    for &byte in text {
-        quoted.extend(std::iter::repeat_n(byte, if byte == b'\'' { 2 } else { 1 }));
-    }
-    quoted.push(b'\'');
-    quoted
 }
 
 fn array(oids: &[String]) -> String {

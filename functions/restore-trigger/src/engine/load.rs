@@ -1,28 +1,23 @@
 //! Data from the store into tables created for it, in several streams; every row is digested on its way.
 
+mod streams;
+
 use std::collections::{BTreeSet, VecDeque};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use holdfast_shared::archive::blocks::{BlockEvent, BlockKind, BlockReader};
 use holdfast_shared::archive::codec::PADDING_DUMP_ID;
-use holdfast_shared::archive::decode::{Decoder, MAX_WINDOW_LOG, PieceDecoder, USUAL_WINDOW_LOG, zstd_window_log};
-use holdfast_shared::archive::lexer::Dialect;
-use holdfast_shared::archive::rows::RowReader;
+use holdfast_shared::archive::decode::{Decoder, MAX_WINDOW_LOG, USUAL_WINDOW_LOG, zstd_window_log};
 use holdfast_shared::archive::toc::HeaderCompression;
 use holdfast_shared::domain::TableDigest;
-use holdfast_shared::domain::fingerprint::RowHasher;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::rebuild::{Content, DataTask};
-use holdfast_shared::postgres::copy::{CopyError, RawSession};
+use holdfast_shared::postgres::copy::RawSession;
 use holdfast_shared::store::read::ArchiveSource;
 use tokio::task::JoinSet;
 
-use crate::engine::inserts::Inserts;
 use crate::engine::intake::{Event, Intake, IntakeError, ListedObjects, Run};
-use crate::engine::objects::{ObjectBatch, object_digest};
-use crate::engine::rows::{Destination, Rows, binary_rows};
+use crate::engine::rows::{Destination, binary_rows};
 use crate::engine::source::Backup;
 
 /// Below this a new file for the table costs more than marking its rows.
@@ -32,6 +27,7 @@ const BINARY_BYTES: u64 = 1 << 20;
 /// Where the first frame of an archive has begun for sure, unless the archive begins with empty large objects.
 const FIRST_FRAME_BYTES: u64 = 4096;
 
+/// One archive on its way into a database: what all streams share.
 pub struct Work {
     backup: Arc<Backup>,
     /// What was loaded of each block; the rows that pieces' tasks load are added up.
@@ -200,47 +196,6 @@ impl Work {
         Err(IntakeError::UnlistedBlock { dump_id, offset })
     }
 
-    /// One block's rows.
-    async fn table(
-        &self,
-        session: &mut RawSession,
-        intake: &mut Intake,
-        block: usize,
-        alone: bool,
-    ) -> Result<(), Fault> {
-        let name = self.backup.name(block);
-        let refused = |error: CopyError| load_fault(&error, &name);
-        let to = self.destination(session, block, alone).await?;
-        let mut copy = Rows::begin(session, to).await.map_err(refused)?;
-        let mut read = async |copy: &mut Rows<'_>| -> Result<TableDigest, Stopped> {
-            let mut decoder = self.decoder()?;
-            let mut rows = RowReader::table();
-            while let Some(stored) = intake.stream().await? {
-                let mut stored: &[u8] = &stored;
-                loop {
-                    let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                    if text.is_empty() {
-                        break;
-                    }
-                    copy.pass_on(&mut rows, text).await?;
-                }
-            }
-            decoder.finish().map_err(IntakeError::from)?;
-            Ok(rows.finish().map_err(IntakeError::from)?)
-        };
-        let digest = read(&mut copy).await.map_err(|stopped| stopped.fault(&name))?;
-        let taken = copy.finish().await.map_err(refused)?;
-        if taken != digest.rows {
-            return Err(IntakeError::RowCount { expected: digest.rows, found: taken }.fault(&name));
-        }
-        // Before an index is built on it.
-        if let Some(expected) = self.backup.expected(block).filter(|expected| *expected != digest) {
-            return Err(IntakeError::OtherRows { expected: expected.rows, found: digest.rows }.fault(&name));
-        }
-        self.learn(block, &digest);
-        Ok(())
-    }
-
     /// How a table is loaded. Rows of one that a single stream fills `alone` are written as if they had always been
     /// there, in the transaction that empties it: no later reader has to mark them, and no vacuum to freeze them. A table that
     /// an extension made keeps what it has.
@@ -264,163 +219,4 @@ impl Work {
         }
         Ok(to)
     }
-
-    /// Some pieces of one block.
-    async fn pieces(
-        &self,
-        session: &mut RawSession,
-        mut run: Run,
-        block: usize,
-        pieces: Range<usize>,
-    ) -> Result<(), Fault> {
-        let name = self.backup.name(block);
-        let refused = |error: CopyError| load_fault(&error, &name);
-        let pieces = self.backup.tables[block].as_ref().and_then(|table| table.pieces.get(pieces)).unwrap_or_default();
-        let compression = self.backup.archive.toc.header.compression;
-        let to = self.destination(session, block, false).await?;
-        let mut copy = Rows::begin(session, to).await.map_err(refused)?;
-        let mut read = async |copy: &mut Rows<'_>| -> Result<TableDigest, Stopped> {
-            let mut whole = TableDigest::default();
-            for piece in pieces {
-                let mut decoder = PieceDecoder::new(compression, *piece).map_err(IntakeError::from)?;
-                let mut rows = RowReader::piece();
-                let mut left = piece.length;
-                while left > 0 {
-                    let stored: Bytes = run.some(left).await?;
-                    left -= stored.len() as u64;
-                    let mut stored: &[u8] = &stored;
-                    loop {
-                        let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                        if text.is_empty() {
-                            break;
-                        }
-                        copy.pass_on(&mut rows, text).await?;
-                    }
-                }
-                decoder.finish().map_err(IntakeError::from)?;
-                let digest = rows.finish().map_err(IntakeError::from)?;
-                if digest.rows != piece.rows {
-                    return Err(IntakeError::RowCount { expected: piece.rows, found: digest.rows }.into());
-                }
-                whole.merge(&digest);
-            }
-            Ok(whole)
-        };
-        let digest = read(&mut copy).await.map_err(|stopped| stopped.fault(&name))?;
-        let taken = copy.finish().await.map_err(refused)?;
-        if taken != digest.rows {
-            return Err(IntakeError::RowCount { expected: digest.rows, found: taken }.fault(&name));
-        }
-        self.learn(block, &digest);
-        Ok(())
-    }
-
-    /// One block of `INSERT` statements, as `pg_dump --inserts` writes them.
-    async fn inserts(&self, session: &mut RawSession, intake: &mut Intake, block: usize) -> Result<(), Fault> {
-        let name = self.backup.name(block);
-        let read = async {
-            let mut decoder = self.decoder()?;
-            let mut inserts = Inserts::new(Dialect::of(&self.backup.archive.toc));
-            while let Some(stored) = intake.stream().await? {
-                let mut stored: &[u8] = &stored;
-                loop {
-                    let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                    if text.is_empty() {
-                        break;
-                    }
-                    inserts.take(text, session).await?;
-                }
-            }
-            decoder.finish().map_err(IntakeError::from)?;
-            inserts.finish(session).await
-        };
-        let digest = read.await.map_err(|stopped: Stopped| stopped.fault(&name))?;
-        self.learn(block, &digest);
-        Ok(())
-    }
-
-    /// One block of large objects, each a compressed stream of its own.
-    async fn large_objects(&self, session: &mut RawSession, intake: &mut Intake, block: usize) -> Result<(), Fault> {
-        let read = async {
-            let mut decoder = self.decoder()?;
-            let mut digest = TableDigest::default();
-            let mut batch = ObjectBatch::default();
-            loop {
-                let oid = match intake.next().await? {
-                    Some(Event::LargeObject { oid }) => oid,
-                    Some(Event::End) => break,
-                    _ => return Err(IntakeError::Truncated.into()),
-                };
-                self.objects.take(oid)?;
-                decoder.reset().map_err(IntakeError::from)?;
-                let mut hasher = RowHasher::default();
-                let mut size = 0;
-                while let Some(stored) = intake.stream().await? {
-                    let mut stored: &[u8] = &stored;
-                    loop {
-                        let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                        if text.is_empty() {
-                            break;
-                        }
-                        hasher.update(text);
-                        batch.put(oid, size, text);
-                        size += text.len() as u64;
-                        if batch.is_full() {
-                            batch.send(session).await?;
-                        }
-                    }
-                }
-                // From 16 on `pg_dump` writes no stream where there is nothing to compress.
-                if decoder.stored() > 0 {
-                    decoder.finish().map_err(IntakeError::from)?;
-                }
-                digest.merge(&object_digest(oid, &hasher, size));
-            }
-            batch.send(session).await?;
-            Ok(digest)
-        };
-        let digest = read.await.map_err(|stopped: Stopped| stopped.fault("large objects"))?;
-        self.learn(block, &digest);
-        Ok(())
-    }
-}
-
-/// Why loading a table ended early.
-pub enum Stopped {
-    Damaged(IntakeError),
-    Refused(CopyError),
-}
-
-impl Stopped {
-    fn fault(self, table: &str) -> Fault {
-        match self {
-            Self::Damaged(error) => error.fault(table),
-            Self::Refused(error) => load_fault(&error, table),
-        }
-    }
-}
-
-impl From<IntakeError> for Stopped {
-    fn from(error: IntakeError) -> Self {
-        Self::Damaged(error)
-    }
-}
-
-impl From<CopyError> for Stopped {
-    fn from(error: CopyError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-pub fn load_fault(error: &CopyError, table: &str) -> Fault {
-    let (code, hint) = match (error, error.code()) {
-        (_, Some("53100")) => ("target-disk-full", "give the target server more storage"),
-        (_, Some("57P01" | "57P02" | "57P03")) | (CopyError::Io(_), _) => {
-            ("database-connection-lost", "nothing of the unfinished database stays; restore again")
-        }
-        _ => {
-            ("table-load-failed", "the server refuses what the backup holds; if that is damage, restore another backup")
-        }
-    };
-    Fault::from_error(code, error).with_context(&format!("loading {table}")).hint(hint)
 }

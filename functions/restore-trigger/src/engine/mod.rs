@@ -4,6 +4,7 @@ mod database;
 mod definitions;
 mod drill;
 mod exchange;
+mod fill;
 mod in_place;
 mod inserts;
 mod intake;
@@ -11,21 +12,20 @@ mod live_tables;
 mod load;
 mod objects;
 mod proof;
+mod receipt;
 mod rows;
 mod source;
+mod stopped;
 mod surroundings;
 mod tables;
 mod unfinished;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_shared::archive::script;
-use holdfast_shared::domain::{BackupId, Manifest, ObjectKey, TableDigest};
+use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::{Clearance, Restore, Source};
-use holdfast_shared::plan::rebuild::{Extent, Limits, plan_rebuild};
 use holdfast_shared::postgres::catalog;
 use holdfast_shared::postgres::connect::{Connector, Session, Target};
 use holdfast_shared::postgres::copy::RawSession;
@@ -33,12 +33,10 @@ use holdfast_shared::postgres::session::{copy_fault, query_fault, session_settin
 use holdfast_shared::store::Store;
 use holdfast_shared::store::read::ArchiveSource;
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::engine::definitions::Loading;
 use crate::engine::exchange::Exchange;
-use crate::engine::load::Work;
+pub use crate::engine::receipt::{Receipt, Seconds};
 use crate::engine::source::Backup;
 use crate::engine::unfinished::Unfinished;
 pub use crate::engine::unfinished::{held, sweep};
@@ -85,45 +83,6 @@ struct Options {
 struct Made {
     receipt: Receipt,
     database: Unfinished,
-}
-
-/// What was done, and how long it took.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Receipt {
-    /// The database that was made; for an undo, the one that came back.
-    pub database: String,
-    /// What the database is called now that had that name before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub previous: Option<String>,
-    /// The schema that chosen tables are in now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub schema: Option<String>,
-    pub tables: u64,
-    pub rows: u64,
-    pub bytes: u64,
-    pub large_objects: u64,
-    /// `fingerprints`, or `row counts` where there is no manifest.
-    pub proved_by: &'static str,
-    pub seconds: Seconds,
-    /// Owners, privileges and tablespaces that this server does not have, and what needs a superuser.
-    pub left_out: Vec<String>,
-    /// What failed, with `continue_on_error`.
-    pub errors: Vec<String>,
-    /// What else is other than before.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Seconds {
-    /// Until all that comes before data is there.
-    pub before: f64,
-    /// From then until the last row is loaded; indexes of tables that were loaded sooner are among it.
-    pub data: f64,
-    /// From then until everything is built.
-    pub after: f64,
-    pub proof: f64,
-    pub total: f64,
 }
 
 impl Engine {
@@ -289,104 +248,6 @@ impl Engine {
             .hint("give the function a longer timeout or more memory; nothing that is unfinished stays")
     }
 
-    /// Definitions, data, indexes and constraints, privileges, proof.
-    async fn fill(
-        &self,
-        backup: &Arc<Backup>,
-        name: &str,
-        options: Options,
-        started: Instant,
-    ) -> Result<Receipt, Fault> {
-        let toc = &backup.archive.toc;
-        let mut receipt = Receipt { database: name.to_owned(), ..Receipt::default() };
-        let data = Extent {
-            offset: backup.archive.data_start,
-            length: backup.archive.size_bytes.saturating_sub(backup.archive.data_start),
-        };
-        let limits = Limits { workers: self.workers, data };
-        let plan = plan_rebuild(&backup.items, &backup.blocks, &limits)
-            .map_err(|error| Fault::from_error("backup-damaged", &error))?;
-
-        let connector = self.connector(name)?;
-        let settings =
-            script::session_settings(toc).map_err(|error| Fault::from_error("archive-unexpected", &error))?;
-        let mut first = self.session(&connector, &settings).await?;
-        let around = surroundings::surroundings(&mut first, options).await?;
-        let mut refused = BTreeSet::new();
-        let mut crew =
-            definitions::Crew { backup, around: &around, options, receipt: &mut receipt, refused: &mut refused };
-
-        crew.in_order(&mut first, plan.before.iter().chain(&plan.with_data)).await?;
-        crew.receipt.seconds.before = started.elapsed().as_secs_f64();
-        tracing::info!(database = name, seconds = crew.receipt.seconds.before, "definitions are there");
-
-        let phase = Instant::now();
-        let streams = self.workers.min(plan.build.steps.len().max(backup.blocks.len())).max(1);
-        let mut sessions = vec![first];
-        for _ in 1..streams {
-            match self.session(&connector, &settings).await {
-                Ok(session) => sessions.push(session),
-                Err(fault) if fault.code == "database-too-many-connections" => {
-                    tracing::warn!(streams = sessions.len(), error = %fault, "fewer streams than workers");
-                    break;
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
-        // What is not reported done yet may be lost in a crash.
-        for session in &mut sessions {
-            let set = session.execute("SET synchronous_commit = off").await;
-            set.map_err(|error| copy_fault(&error, "the session's settings"))?;
-        }
-        let work = Arc::new(Work::begin(backup, true, options.copy_as_text).await?);
-        let loading = Loading { work, tasks: Arc::new(plan.data) };
-        let mut crew =
-            definitions::Crew { backup, around: &around, options, receipt: &mut receipt, refused: &mut refused };
-        let loaded;
-        (sessions, loaded) = crew.side_by_side(sessions, plan.build, Some(loading)).await?;
-        receipt.seconds.data = loaded.at.duration_since(phase).as_secs_f64();
-        receipt.count(backup, &loaded.digests);
-        tracing::info!(database = name, rows = receipt.rows, seconds = receipt.seconds.data, "data is loaded");
-
-        let mut crew =
-            definitions::Crew { backup, around: &around, options, receipt: &mut receipt, refused: &mut refused };
-        let mut forced = Vec::new();
-        if let Some(session) = sessions.first_mut() {
-            crew.in_order(session, plan.privileges.iter()).await?;
-            forced = surroundings::lift_row_security(session).await?;
-        }
-        (sessions, _) = crew.side_by_side(sessions, plan.last, None).await?;
-        receipt.seconds.after = loaded.at.elapsed().as_secs_f64();
-        tracing::info!(database = name, seconds = receipt.seconds.after, "indexes and constraints are there");
-
-        let phase = Instant::now();
-        sessions = proof::prove(backup, &loaded.digests, sessions).await?;
-        receipt.proved_by = backup.proved_by();
-        receipt.seconds.proof = phase.elapsed().as_secs_f64();
-        if let Some(session) = sessions.first_mut() {
-            for table in forced {
-                let sql = [b"ALTER TABLE ".as_slice(), &table, b" FORCE ROW LEVEL SECURITY"].concat();
-                session.execute(sql).await.map_err(|error| copy_fault(&error, "row security"))?;
-            }
-        }
-        // Statistics without rows are there for their own sake.
-        let brings_statistics = toc.entries.iter().any(|entry| entry.desc() == b"STATISTICS DATA");
-        if options.analyze
-            && !(brings_statistics && backup.blocks.is_empty())
-            && let Some(session) = sessions.first_mut()
-        {
-            // Its commits reach the disk, and with them everything before: what is reported done survives a crash.
-            for sql in ["SET synchronous_commit = on", "ANALYZE"] {
-                session.execute(sql).await.map_err(|error| copy_fault(&error, "ANALYZE"))?;
-            }
-        }
-        for session in sessions {
-            session.close().await;
-        }
-        receipt.seconds.total = started.elapsed().as_secs_f64();
-        Ok(receipt)
-    }
-
     fn connector(&self, database: &str) -> Result<Connector, Fault> {
         let target = Target { database: database.to_owned(), ..self.target.clone() };
         Ok(Connector::new(target, APPLICATION_NAME)?)
@@ -406,20 +267,6 @@ impl Engine {
             raw.execute(sql).await.map_err(|error| copy_fault(&error, "the session's settings"))?;
         }
         Ok(raw)
-    }
-}
-
-impl Receipt {
-    fn count(&mut self, backup: &Backup, loaded: &[TableDigest]) {
-        for (block, digest) in loaded.iter().enumerate() {
-            if backup.entry(block).is_large_objects() {
-                self.large_objects += digest.rows;
-            } else {
-                self.tables += 1;
-                self.rows += digest.rows;
-            }
-            self.bytes += digest.bytes;
-        }
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use holdfast_shared::archive::sql;
 use holdfast_shared::domain::TableDigest;
 use holdfast_shared::domain::fingerprint::RowHasher;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::postgres::copy::{CopyError, Item, RawSession};
 use tokio::task::JoinSet;
 
-use crate::engine::database::{first_column, quoted_literal};
+use crate::engine::database::first_column;
 use crate::engine::objects::object_digest;
 use crate::engine::source::Backup;
 
@@ -142,11 +143,11 @@ fn tree(backup: &Backup, loaded: &[TableDigest], root: &[u8], members: &BTreeSet
 
 /// Schema and name of each, a newline in between.
 async fn partitions(root: &[u8], session: &mut RawSession) -> Result<BTreeSet<Vec<u8>>, Fault> {
-    let literal = quoted_literal(root);
+    let literal = sql::literal(root);
     let sql = [
-        b"COPY (SELECT n.nspname || E'\\n' || c.relname FROM pg_catalog.pg_partition_tree('".as_slice(),
+        b"COPY (SELECT n.nspname || E'\\n' || c.relname FROM pg_catalog.pg_partition_tree(".as_slice(),
         &literal,
-        b"') t JOIN pg_catalog.pg_class c ON c.oid = t.relid
+        b") t JOIN pg_catalog.pg_class c ON c.oid = t.relid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) TO STDOUT",
     ]
     .concat();
@@ -201,11 +202,11 @@ async fn statements(backup: &Backup, session: &mut RawSession, block: usize) -> 
     }
     let bytes = table.map_or(0, |table| table.bytes);
     if bytes > SPLIT_BYTES && !columns.is_empty() {
-        let literal = quoted_literal(relation);
+        let literal = sql::literal(relation);
         let sql = [
-            b"COPY (SELECT pg_catalog.pg_relation_size('".as_slice(),
+            b"COPY (SELECT pg_catalog.pg_relation_size(".as_slice(),
             &literal,
-            b"'::pg_catalog.regclass) / pg_catalog.current_setting('block_size')::int
+            b"::pg_catalog.regclass) / pg_catalog.current_setting('block_size')::int
                WHERE pg_catalog.current_setting('server_version_num')::int >= 140000) TO STDOUT",
         ]
         .concat();

@@ -7,9 +7,9 @@ use holdfast_shared::postgres::copy::{CopyError, RawSession};
 use holdfast_shared::postgres::copy_binary::{BinaryRows, HEADER, TRAILER};
 use holdfast_shared::postgres::copy_in::CopyIn;
 
-use crate::engine::database::{first_column, quoted_literal};
+use crate::engine::database::first_column;
 use crate::engine::intake::IntakeError;
-use crate::engine::load::Stopped;
+use crate::engine::stopped::Stopped;
 
 /// Where rows go, and how.
 pub struct Destination {
@@ -41,20 +41,17 @@ pub async fn binary_rows(
     columns: &[u8],
 ) -> Result<Option<BinaryRows>, Fault> {
     let words = sql::words(columns);
-    let names: Vec<Vec<u8>> = words
-        .iter()
-        .filter(|word| **word != b",")
-        .map(|word| [b"'".as_slice(), &quoted_literal(&sql::unquoted(word)), b"'"].concat())
-        .collect();
+    let names: Vec<Vec<u8>> =
+        words.iter().filter(|word| **word != b",").map(|word| sql::literal(&sql::unquoted(word))).collect();
     let query = [
         b"COPY (SELECT CASE t.typtype WHEN 'e' THEN 25 WHEN 'd' THEN t.typbasetype WHEN 'b' THEN t.oid ELSE 0 END
                   FROM pg_catalog.unnest(ARRAY["
             .as_slice(),
         &names.join(b",".as_slice()),
         b"]::pg_catalog.name[]) WITH ORDINALITY AS c(name, at)
-                  LEFT JOIN pg_catalog.pg_attribute a ON a.attname = c.name AND NOT a.attisdropped AND a.attrelid = '",
-        &quoted_literal(relation),
-        b"'::pg_catalog.regclass LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid ORDER BY c.at) TO STDOUT",
+                  LEFT JOIN pg_catalog.pg_attribute a ON a.attname = c.name AND NOT a.attisdropped AND a.attrelid = ",
+        &sql::literal(relation),
+        b"::pg_catalog.regclass LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid ORDER BY c.at) TO STDOUT",
     ]
     .concat();
     let types = first_column(session, &query).await?;
