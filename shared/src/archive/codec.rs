@@ -10,12 +10,13 @@ mod compression;
 #[cfg(test)]
 mod tests;
 
-pub use adler::Adler;
-pub use compression::{Compression, CompressionError};
 use flate2::{Compress, FlushCompress};
 use zstd::stream::raw::{Encoder as ZstdEncoder, InBuffer, Operation, OutBuffer};
 
 use crate::archive::wire::put_int;
+
+pub use adler::Adler;
+pub use compression::{Compression, CompressionError};
 
 /// What a chunk length takes: `WriteInt`'s sign byte and four bytes.
 pub const CHUNK_HEADER_BYTES: usize = 5;

@@ -10,12 +10,12 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use grammar::{attached, behind};
-use moving::{Moving, in_schema};
-
 use crate::archive::sql;
 use crate::archive::toc::{Entry, Offset, RELKIND_PARTITIONED_TABLE, Toc};
 use crate::domain::{QualifiedName, TablePattern};
+
+use grammar::{attached, behind};
+use moving::{Moving, in_schema};
 
 /// Schema and name, in the archive's encoding.
 pub type Name = (Vec<u8>, Vec<u8>);

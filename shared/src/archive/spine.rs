@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
+
 pub use rope::Rope;
 
 /// One part to upload.

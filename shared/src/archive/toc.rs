@@ -9,10 +9,11 @@ mod tests;
 use std::borrow::Cow;
 use std::io::Read;
 
-use fields::{read_entry, read_header, render_entry, render_header};
 use sha2::{Digest, Sha256};
 
 use crate::archive::wire::{WireError, WireReader, put_int};
+
+use fields::{read_entry, read_header, render_entry, render_header};
 
 const MAX_ENTRIES: i64 = 20_000_000;
 /// `relkind` of a partitioned table (`pg_class.h`).
