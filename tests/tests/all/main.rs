@@ -18,6 +18,7 @@ mod rds_client;
 mod rds_moto;
 mod restore;
 mod restore_binary;
+mod restore_calls;
 mod restore_faults;
 mod restore_guard;
 mod restore_kills;
