@@ -15,7 +15,7 @@ use crate::engine::objects::object_digest;
 use crate::engine::source::Backup;
 
 /// Tables with more text than this are read in several ranges.
-const SPLIT_BYTES: u64 = 64 << 20;
+const SPLIT_BYTES: u64 = 16 << 20;
 const OBJECT_BATCH: usize = 100;
 const OBJECT_SLICE_BYTES: usize = 256 * 1024;
 const LISTED: usize = 20;
