@@ -211,7 +211,7 @@ async fn a_table_of_contents_that_was_changed_is_not_restored() {
     let attempt = async |of: &Manifest, body: Vec<u8>| {
         let mut of = of.clone();
         of.artifacts.get_mut("dump").unwrap().version_id = put(&bed, key, body).await.0;
-        restore(&bed, backup(&of), "restored").await
+        Box::pin(restore(&bed, backup(&of), "restored")).await
     };
     let head = usize::try_from(manifest.tables[0].offset).unwrap();
     for at in (0..head).step_by(head / 50) {
@@ -338,6 +338,27 @@ async fn a_drill_is_recorded_and_leaves_nothing_but_the_record() {
     assert_eq!(body, noted);
     assert_eq!(recorded.verified.as_ref().unwrap().by, "restore-drill");
     assert_eq!(Manifest { verified: manifest.verified.clone(), ..recorded }, manifest);
+
+    // Damaged, it is no verified backup any longer; found whole again, it is.
+    let dump = manifest.artifacts["dump"].key.clone();
+    let whole = bed.get(&dump).await;
+    let mut damaged = whole.clone();
+    let at = damaged.len() - 1000;
+    damaged[at] ^= 1;
+    for (content, fault) in [(damaged, Some("backup-damaged")), (whole, None)] {
+        put(&bed, &dump, content).await;
+        // The version that the manifest names is there whatever lies above it.
+        let mut present = Manifest::parse(&bed.get(&key).await).unwrap();
+        present.artifacts.get_mut("dump").unwrap().version_id = None;
+        let asked = Restore::Verify { scratch: "drill".to_owned() };
+        let clearance = cleared(&bed, asked, backup(&present), None).await;
+        let failed = engine(&bed).await.carry_out(clearance).await.err().map(|fault| fault.code);
+        assert_eq!(failed, fault);
+        let found: serde_json::Value = serde_json::from_slice(&bed.get(&key).await).unwrap();
+        assert_eq!(found["verified"]["by"], if fault.is_some() { json!(null) } else { json!("restore-drill") });
+        assert_eq!(found["drill_failed"]["code"], fault.map_or(json!(null), |code| json!(code)));
+        assert_eq!(found["expired_artifacts"], json!(["sql"]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,12 +108,21 @@ impl Engine {
             Restore::Verify { scratch } => {
                 // A drill that leaves anything out proves nothing.
                 let options = Options { continue_on_error: false, analyze: false, ..options };
-                let made = self.new_database(&self.origin(clearance.source())?, scratch, &held, options).await?;
-                self.discard(&made.database).await?;
-                if let Some(manifest) = clearance.source().manifest() {
-                    drill::record_verified(&self.store, manifest.timestamp, Timestamp::now()).await?;
+                let origin = self.origin(clearance.source())?;
+                let made = Box::pin(self.new_database(&origin, scratch, &held, options)).await;
+                if let Ok(made) = &made {
+                    self.discard(&made.database).await?;
                 }
-                Ok(made.receipt)
+                if let Some(manifest) = &origin.manifest {
+                    let found = made.as_ref().map(|_| ());
+                    let recorded = drill::record(&self.store, manifest.timestamp, found, Timestamp::now());
+                    match (&made, Box::pin(recorded).await) {
+                        // What is told is why the drill failed.
+                        (Err(_), Err(fault)) => tracing::warn!(error = %fault, "the drill's result is not recorded"),
+                        (_, recorded) => recorded?,
+                    }
+                }
+                made.map(|made| made.receipt)
             }
             Restore::Swap { database, shadow, previous } => {
                 self.check_may_rename(database).await?;
