@@ -3,8 +3,11 @@
 use holdfast_shared::domain::BackupId;
 use holdfast_shared::event::{Trigger, parse};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::request;
 use serde::Deserialize;
 use serde_json::Value;
+
+const FUNCTION: &str = "retention";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
@@ -40,34 +43,16 @@ pub fn understand(event: &Value) -> Result<Request, Fault> {
         Trigger::Schedule { .. } => {
             Ok(Request { scheduled: true, dry_run: false, override_anomaly: false, delete: None })
         }
-        // A message may be delivered twice, or have been sent by whatever writes to the topic.
-        Trigger::Direct(_) if event.get("Records").is_some() || event.get("Type").is_some() => Err(Fault::new(
-            "request-not-direct",
-            "a request to retention came in a message, and is taken only from a direct invocation",
-        )
-        .hint("aws lambda invoke")),
-        Trigger::Direct(fields) => direct(fields),
-        Trigger::Alarm(alarm) => Err(not_for_us(&format!("alarm {:?}", alarm.name))),
-        Trigger::Aws { source, detail_type, .. } => Err(not_for_us(&format!("{detail_type:?} from {source}"))),
+        Trigger::Direct(fields) => {
+            request::refuse_message(FUNCTION, event)?;
+            direct(fields)
+        }
+        other => Err(request::not_for(FUNCTION, &other)),
     }
-}
-
-fn not_for_us(what: &str) -> Fault {
-    Fault::new("event-not-for-this-function", format!("retention does not act on {what}"))
-        .hint("docs/events.md lists the events each function acts on")
 }
 
 fn direct(fields: serde_json::Map<String, Value>) -> Result<Request, Fault> {
-    let unknown: Vec<&str> = fields.keys().map(String::as_str).filter(|name| !DIRECT_FIELDS.contains(name)).collect();
-    if !unknown.is_empty() {
-        return Err(Fault::new(
-            "request-unknown-fields",
-            format!("the request has unknown fields: {}", unknown.join(", ")),
-        )
-        .hint(format!("known fields: {}", DIRECT_FIELDS.join(", "))));
-    }
-    let direct: Direct = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Fault::from_error("request-malformed", &error).hint("docs/events.md shows the request"))?;
+    let direct: Direct = request::read(fields, &DIRECT_FIELDS)?;
     if direct.force.is_some() && direct.force != direct.delete {
         return Err(Fault::new("request-malformed", "force does not repeat the id that delete names"));
     }

@@ -4,27 +4,14 @@ use std::time::{Duration, Instant};
 
 use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
+use holdfast_shared::store::claim::{ClaimRecord, MAX_ID_STEPS, event_object};
 use holdfast_shared::store::client::Condition;
 use holdfast_shared::store::lease::{Acquired, Lease, LeaseRecord, UploadRecord};
 use holdfast_shared::store::{PutOutcome, Store};
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::request::ExportRequest;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// Ids that may be taken by other databases' runs of the same second.
-const MAX_ID_STEPS: usize = 120;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ClaimRecord {
-    event_key: String,
-    backup_id: BackupId,
-    /// Invocation and time: no two deliveries write the same, and so each knows its own write again.
-    claimed_by: String,
-    claimed_at: Timestamp,
-}
 
 pub enum Claim {
     Run(Box<Run>),
@@ -87,21 +74,22 @@ pub async fn claim(
 
 /// The id of the event's backup, and whether it had been claimed before.
 async fn claim_id(store: &Store, request: &ExportRequest, request_id: &str) -> Result<(BackupId, bool), Fault> {
-    let event = ObjectKey::Event(hex::encode(&Sha256::digest(request.event_key.as_bytes())[..16]));
+    let event = event_object(&request.event_key);
     // An id of the clock differs between deliveries: what the first one chose is written down.
     if request.from_clock
         && let Some((json, _)) = store.get(&event).await?
     {
-        return Ok((parse(&event, &json)?.backup_id, true));
+        return Ok((ClaimRecord::parse(&event, &json)?.backup_id, true));
     }
     let (id, seen) = walk_ids(store, request, request_id).await?;
     if !request.from_clock {
         return Ok((id, seen));
     }
-    match store.put_if(&event, record(request, request_id, id), Condition::Absent).await? {
+    match store.put_if(&event, ClaimRecord::new(&request.event_key, id, request_id).render(), Condition::Absent).await?
+    {
         PutOutcome::Written { .. } => Ok((id, seen)),
         PutOutcome::Refused => match store.get(&event).await? {
-            Some((json, _)) => Ok((parse(&event, &json)?.backup_id, true)),
+            Some((json, _)) => Ok((ClaimRecord::parse(&event, &json)?.backup_id, true)),
             None => Err(Fault::new("event-record-lost", format!("{event} was there and is gone"))),
         },
     }
@@ -113,33 +101,18 @@ async fn walk_ids(store: &Store, request: &ExportRequest, request_id: &str) -> R
     for _ in 0..MAX_ID_STEPS {
         let key = ObjectKey::Claim(id);
         if let PutOutcome::Written { .. } =
-            store.put_if(&key, record(request, request_id, id), Condition::Absent).await?
+            store.put_if(&key, ClaimRecord::new(&request.event_key, id, request_id).render(), Condition::Absent).await?
         {
             return Ok((id, false));
         }
         if let Some((json, _)) = store.get(&key).await?
-            && parse(&key, &json)?.event_key == request.event_key
+            && ClaimRecord::parse(&key, &json)?.event_key == request.event_key
         {
             return Ok((id, true));
         }
         id = id.next();
     }
     Err(Fault::new("backup-id-taken", format!("{} and the {MAX_ID_STEPS} ids after it are taken", request.proposed_id)))
-}
-
-fn record(request: &ExportRequest, request_id: &str, id: BackupId) -> bytes::Bytes {
-    let record = ClaimRecord {
-        event_key: request.event_key.clone(),
-        backup_id: id,
-        claimed_by: request_id.to_owned(),
-        claimed_at: Timestamp::now(),
-    };
-    serde_json::to_vec(&record).unwrap_or_default().into()
-}
-
-fn parse(key: &ObjectKey, json: &[u8]) -> Result<ClaimRecord, Fault> {
-    serde_json::from_slice(json)
-        .map_err(|error| Fault::from_error("claim-unreadable", &error).with_context(&key.to_string()))
 }
 
 /// The manifest of this event's backup, if it is there.

@@ -4,6 +4,7 @@ use holdfast_shared::domain::manifest::Selection;
 use holdfast_shared::domain::{BackupId, Environment, TablePattern};
 use holdfast_shared::event::{Alarm, AlarmState, Trigger, parse};
 use holdfast_shared::fault::Fault;
+use holdfast_shared::request::{self, checked_purpose, malformed};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -61,8 +62,7 @@ const DIRECT_FIELDS: [&str; 7] =
 
 /// Understands an event. `configured` is the selection that the request narrows.
 pub fn understand(event: &Value, request_id: &str, now: Timestamp, configured: &Selection) -> Result<Request, Fault> {
-    let trigger = parse(event)?;
-    match trigger {
+    match parse(event)? {
         Trigger::Schedule { arn, scheduled_time, purpose } => Ok(Request::Export(ExportRequest {
             event_key: format!("schedule:{arn}:{scheduled_time}"),
             proposed_id: BackupId::from_timestamp(scheduled_time),
@@ -74,11 +74,7 @@ pub fn understand(event: &Value, request_id: &str, now: Timestamp, configured: &
         })),
         Trigger::Alarm(alarm) => follow_up(&alarm, now, configured),
         Trigger::Direct(fields) => direct(fields, request_id, now, configured).map(Request::Export),
-        Trigger::Aws { source, detail_type, .. } => Err(Fault::new(
-            "event-not-for-this-function",
-            format!("scheduled-export does not act on {detail_type:?} from {source}"),
-        )
-        .hint("docs/events.md lists the events each function acts on")),
+        other @ Trigger::Aws { .. } => Err(request::not_for("scheduled-export", &other)),
     }
 }
 
@@ -114,18 +110,9 @@ fn direct(
     now: Timestamp,
     configured: &Selection,
 ) -> Result<ExportRequest, Fault> {
-    let unknown: Vec<&str> = fields.keys().map(String::as_str).filter(|name| !DIRECT_FIELDS.contains(name)).collect();
-    if !unknown.is_empty() {
-        return Err(Fault::new(
-            "request-unknown-fields",
-            format!("the request has unknown fields: {}", unknown.join(", ")),
-        )
-        .hint(format!("known fields: {}", DIRECT_FIELDS.join(", "))));
-    }
-    let direct: Direct = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Fault::from_error("request-malformed", &error).hint("docs/events.md shows the request"))?;
+    let direct: Direct = request::read(fields, &DIRECT_FIELDS)?;
     if direct.notes.as_ref().is_some_and(|notes| notes.len() > NOTES_LIMIT) {
-        return Err(Fault::new("request-malformed", format!("notes are longer than {NOTES_LIMIT} bytes")));
+        return Err(malformed(format!("notes are longer than {NOTES_LIMIT} bytes")));
     }
     let identity = direct.idempotency_key.unwrap_or_else(|| request_id.to_owned());
     let merge = |configured: &[TablePattern], more: Vec<TablePattern>| [configured.to_vec(), more].concat();
@@ -143,17 +130,6 @@ fn direct(
             exclude_data: merge(&configured.exclude_data, direct.exclude_data),
         },
     })
-}
-
-/// A purpose goes into retention rules and metric dimensions: 1 to 64 of `a-z A-Z 0-9 _ -`.
-fn checked_purpose(purpose: String) -> Result<String, Fault> {
-    let valid = (1..=64).contains(&purpose.len())
-        && purpose.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if valid {
-        Ok(purpose)
-    } else {
-        Err(Fault::new("request-malformed", format!("purpose {purpose:?} is not 1 to 64 of a-z, A-Z, 0-9, _ and -")))
-    }
 }
 
 #[cfg(test)]

@@ -7,27 +7,15 @@ use holdfast_shared::plan::snapshot_export::failure::Failure;
 use holdfast_shared::plan::snapshot_export::run::{Run, RunState};
 use holdfast_shared::plan::snapshot_export::{admit, can_be_handed, is_ours, newest};
 use holdfast_shared::store::PutOutcome;
+use holdfast_shared::store::claim::{ClaimRecord, MAX_ID_STEPS, event_object};
 use holdfast_shared::store::client::Condition;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::handler::{Function, Invocation};
 use crate::request::{Asked, Origin, Wanted};
 use crate::runs::{self, Tracked};
 
-/// Ids that may be taken by other runs of the same second.
-const MAX_ID_STEPS: usize = 120;
 const CONTEST_ROUNDS: usize = 5;
-
-/// What lies under `runs/ids/` and `runs/events/`, as every function writes it.
-#[derive(Debug, Serialize, Deserialize)]
-struct ClaimRecord {
-    event_key: String,
-    backup_id: BackupId,
-    claimed_by: String,
-    claimed_at: Timestamp,
-}
 
 /// A run to go on with, or why there is none.
 pub enum Begun {
@@ -140,13 +128,13 @@ impl Function {
 
     /// The run of what is asked for: a new one, or the one that there is.
     async fn claim(&self, subject: Subject, asked: &Asked, invocation: &Invocation) -> Result<Begun, Fault> {
-        let event = ObjectKey::Event(hex::encode(&Sha256::digest(subject.event_key.as_bytes())[..16]));
+        let event = event_object(&subject.event_key);
         for _ in 0..CONTEST_ROUNDS {
             let found = self.store.get(&event).await?;
             let condition = match &found {
                 None => Condition::Absent,
                 Some((json, etag)) => {
-                    let record = parse(&event, json)?;
+                    let record = ClaimRecord::parse(&event, json)?;
                     let tracked = match runs::load(&self.store, record.backup_id).await? {
                         Some(tracked) => tracked,
                         // Whoever claimed it went no further.
@@ -163,8 +151,8 @@ impl Function {
             };
             can_be_handed(&self.config.export_role_arn, &self.config.export_kms_key_arn, &self.rules(invocation, ""))?;
             let id = self.free_id(&subject, asked, invocation).await?;
-            let body = record(&subject.event_key, id, invocation);
-            if let PutOutcome::Written { .. } = self.store.put_if(&event, body.into(), condition).await? {
+            let record = ClaimRecord::new(&subject.event_key, id, &invocation.request_id);
+            if let PutOutcome::Written { .. } = self.store.put_if(&event, record.render(), condition).await? {
                 return Ok(Begun::Run(Box::new(self.create(id, &subject, asked, invocation).await?)));
             }
             // Another delivery was quicker: its id is the one.
@@ -176,8 +164,8 @@ impl Function {
     async fn free_id(&self, subject: &Subject, asked: &Asked, invocation: &Invocation) -> Result<BackupId, Fault> {
         let mut id = BackupId::from_timestamp(asked.at);
         for _ in 0..MAX_ID_STEPS {
-            let body = record(&subject.event_key, id, invocation);
-            let claimed = self.store.put_if(&ObjectKey::Claim(id), body.into(), Condition::Absent).await?;
+            let record = ClaimRecord::new(&subject.event_key, id, &invocation.request_id);
+            let claimed = self.store.put_if(&ObjectKey::Claim(id), record.render(), Condition::Absent).await?;
             // Deployments that share an account do not share a bucket.
             if matches!(claimed, PutOutcome::Written { .. })
                 && self.rds.export_task(&format!("export-{id}")).await?.is_none()
@@ -227,19 +215,4 @@ fn begins_anew(ended: &Run, asked: &Asked) -> bool {
         RunState::Complete => asked.again,
         _ => asked.origin != Origin::Event || ended.task.is_none(),
     }
-}
-
-fn record(event_key: &str, id: BackupId, invocation: &Invocation) -> Vec<u8> {
-    let record = ClaimRecord {
-        event_key: event_key.to_owned(),
-        backup_id: id,
-        claimed_by: invocation.request_id.clone(),
-        claimed_at: Timestamp::now(),
-    };
-    serde_json::to_vec(&record).unwrap_or_default()
-}
-
-fn parse(key: &ObjectKey, json: &[u8]) -> Result<ClaimRecord, Fault> {
-    serde_json::from_slice(json)
-        .map_err(|error| Fault::from_error("claim-unreadable", &error).with_context(&key.to_string()))
 }

@@ -5,12 +5,14 @@ use holdfast_shared::domain::rds::{ServerId, SnapshotArn, is_snapshot_id};
 use holdfast_shared::event::{Trigger, parse};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::snapshot_export::only;
+use holdfast_shared::request::{self, checked_purpose, malformed};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::rds_event::{self, What};
+use crate::rds_event::{self, RdsEvent, What};
 
+const FUNCTION: &str = "snapshot-export";
 /// The input of the schedule that polls.
 const POLL: &str = "poll";
 
@@ -97,7 +99,8 @@ pub struct Customs {
 
 pub fn understand(event: &Value, request_id: &str, now: Timestamp, customs: Customs) -> Result<Request, Fault> {
     let polls = event.get("mode").and_then(Value::as_str) == Some(POLL);
-    match parse(event)? {
+    let trigger = parse(event)?;
+    match trigger {
         Trigger::Schedule { .. } if polls => Ok(Request::Poll),
         Trigger::Schedule { arn, scheduled_time, purpose } => {
             let asked = Asked {
@@ -105,22 +108,23 @@ pub fn understand(event: &Value, request_id: &str, now: Timestamp, customs: Cust
                 at: scheduled_time,
                 identity: format!("schedule:{arn}:{scheduled_time}"),
                 only: Vec::new(),
-                purpose: checked_purpose(purpose)?,
+                purpose: self::purpose(purpose)?,
                 created_by: "schedule".to_owned(),
                 again: false,
             };
             Ok(scheduled(customs, asked))
         }
-        // A message may be delivered twice, or have been sent by whatever writes to the topic.
-        Trigger::Direct(_) if event.get("Records").is_some() || event.get("Type").is_some() => Err(Fault::new(
-            "request-not-direct",
-            "a request to snapshot-export came in a message, and is taken only from a direct invocation",
-        )
-        .hint("aws lambda invoke")),
-        Trigger::Direct(fields) => direct(fields, request_id, now, customs),
-        Trigger::Aws { source, detail_type, detail } if source == "aws.rds" => rds(&detail_type, &detail, now, customs),
-        Trigger::Aws { source, detail_type, .. } => Err(not_for_us(&format!("{detail_type:?} from {source}"))),
-        Trigger::Alarm(alarm) => Err(not_for_us(&format!("alarm {:?}", alarm.name))),
+        Trigger::Direct(fields) => {
+            request::refuse_message(FUNCTION, event)?;
+            direct(fields, request_id, now, customs)
+        }
+        Trigger::Aws { ref source, ref detail_type, ref detail } if source == "aws.rds" => {
+            match rds_event::read(detail_type, detail)? {
+                Some(event) => rds(event, now, customs),
+                None => Err(request::not_for(FUNCTION, &trigger)),
+            }
+        }
+        other => Err(request::not_for(FUNCTION, &other)),
     }
 }
 
@@ -131,15 +135,7 @@ fn scheduled(customs: Customs, asked: Asked) -> Request {
     }
 }
 
-fn not_for_us(what: &str) -> Fault {
-    Fault::new("event-not-for-this-function", format!("snapshot-export does not act on {what}"))
-        .hint("docs/events.md lists the events each function acts on")
-}
-
-fn rds(detail_type: &str, detail: &Value, now: Timestamp, customs: Customs) -> Result<Request, Fault> {
-    let Some(event) = rds_event::read(detail_type, detail)? else {
-        return Err(not_for_us(&format!("{detail_type:?} from aws.rds")));
-    };
+fn rds(event: RdsEvent, now: Timestamp, customs: Customs) -> Result<Request, Fault> {
     let snapshot = event.snapshot;
     // Whether a manual one is exported is known once its name has been looked at: it may be one of our own taking.
     let starts = match event.what {
@@ -160,7 +156,7 @@ fn rds(detail_type: &str, detail: &Value, now: Timestamp, customs: Customs) -> R
         at: event.at.unwrap_or(now),
         identity: snapshot.to_string(),
         only: Vec::new(),
-        purpose: checked_purpose(None)?,
+        purpose: purpose(None)?,
         created_by: format!("RDS event: {}", event.message),
         again: false,
     };
@@ -173,22 +169,13 @@ fn direct(
     now: Timestamp,
     customs: Customs,
 ) -> Result<Request, Fault> {
-    let unknown: Vec<&str> = fields.keys().map(String::as_str).filter(|name| !DIRECT_FIELDS.contains(name)).collect();
-    if !unknown.is_empty() {
-        return Err(Fault::new(
-            "request-unknown-fields",
-            format!("the request has unknown fields: {}", unknown.join(", ")),
-        )
-        .hint(format!("known fields: {}", DIRECT_FIELDS.join(", "))));
-    }
     let alone = fields.len() == 1;
-    let direct: Direct = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Fault::from_error("request-malformed", &error).hint("docs/events.md shows the request"))?;
+    let direct: Direct = request::read(fields, &DIRECT_FIELDS)?;
     if let Some(mode) = &direct.mode {
         return match (mode.as_str(), alone) {
             (POLL, true) => Ok(Request::Poll),
             (POLL, false) => Err(malformed("mode poll takes no other field")),
-            _ => Err(malformed(&format!("{mode:?} is not a mode (poll)"))),
+            _ => Err(malformed(format!("{mode:?} is not a mode (poll)"))),
         };
     }
     only::check(&direct.tables).map_err(|error| {
@@ -199,12 +186,12 @@ fn direct(
         at: now,
         identity: format!("request:{request_id}"),
         only: direct.tables,
-        purpose: checked_purpose(direct.purpose)?,
+        purpose: purpose(direct.purpose)?,
         created_by: direct.requested_by.unwrap_or_else(|| "invoke".to_owned()),
         again: direct.again,
     };
     let server: Option<ServerId> =
-        direct.server.map(|server| server.parse().map_err(|problem: String| malformed(&problem))).transpose()?;
+        direct.server.map(|server| server.parse().map_err(|problem: String| malformed(problem))).transpose()?;
     match (direct.snapshot, direct.take_snapshot) {
         (Some(_), true) => Err(malformed("snapshot and take_snapshot exclude each other")),
         (Some(_), false) if server.is_some() => Err(malformed("server goes with take_snapshot")),
@@ -223,22 +210,11 @@ fn wanted(snapshot: &str) -> Result<Wanted, Fault> {
         return Ok(Wanted::Id(snapshot.to_owned()));
     }
     let shown: String = snapshot.chars().take(200).collect();
-    Err(malformed(&format!("{shown:?} is neither an RDS snapshot's identifier nor its ARN")))
+    Err(malformed(format!("{shown:?} is neither an RDS snapshot's identifier nor its ARN")))
 }
 
-fn malformed(problem: &str) -> Fault {
-    Fault::new("request-malformed", problem).hint("docs/events.md shows the request")
-}
-
-fn checked_purpose(purpose: Option<String>) -> Result<String, Fault> {
-    let purpose = purpose.unwrap_or_else(|| "rds_export".to_owned());
-    let valid = (1..=64).contains(&purpose.len())
-        && purpose.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
-    if valid {
-        Ok(purpose)
-    } else {
-        Err(malformed(&format!("purpose {purpose:?} is not 1 to 64 of a-z, A-Z, 0-9, _ and -")))
-    }
+fn purpose(asked: Option<String>) -> Result<String, Fault> {
+    checked_purpose(asked.unwrap_or_else(|| "rds_export".to_owned()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The bucket: small control objects with conditional writes, and large artifacts by multipart upload.
 
 pub mod checksum;
+pub mod claim;
 pub mod client;
 pub mod error;
 pub mod inventory;
