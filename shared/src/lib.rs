@@ -10,6 +10,7 @@ pub mod plan;
 pub mod postgres;
 #[cfg(feature = "rds")]
 pub mod rds;
+pub mod report;
 pub mod request;
 pub mod runtime;
 pub mod secret;

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use holdfast_shared::config::RestoreConfig;
 use holdfast_shared::domain::BackupId;
 use holdfast_shared::fault::Fault;
-use holdfast_shared::notify::Notifier;
+use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
-use holdfast_shared::telemetry::{Unit, emit_metrics};
 use jiff::Timestamp;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
@@ -31,7 +30,7 @@ pub struct Function {
     pub config: RestoreConfig,
     pub aws: aws_config::SdkConfig,
     pub store: Store,
-    pub notifier: Notifier,
+    pub reporter: Reporter,
 }
 
 /// What a run knows of its invocation.
@@ -106,7 +105,7 @@ impl Function {
             Ok(asked) => self.answer(asked, invocation, &mut audit).await,
         };
         if drill && result.is_err() {
-            self.count("RestoreDrillFailed", &[]);
+            self.reporter.count("RestoreDrillFailed", &[]);
         }
         self.write_down(&mut audit, &result).await;
         result.map(|(answer, _)| answer)
@@ -124,7 +123,7 @@ impl Function {
             return self.plan(&request, id, invocation, audit).await;
         }
         if !request.is_drill() {
-            self.count("RestoreAttempted", &[("mode", json!(request.mode.as_str()))]);
+            self.reporter.count("RestoreAttempted", &[("mode", json!(request.mode.as_str()))]);
         }
         // An attempt that was allowed may have done it, and died before it could say so.
         if audit.record.cleared.is_some() && !request.may_run_again() {
@@ -183,41 +182,30 @@ impl Function {
     }
 
     pub async fn report_success(&self, receipt: &Value) {
-        self.count("RestoreSucceeded", &[]);
+        self.reporter.count("RestoreSucceeded", &[]);
         tracing::info!(%receipt, "the restore is complete");
-        let subject = format!("{} {}: restore complete", self.config.app_name, self.config.environment);
-        self.notifier.success(&subject, &format!("{receipt:#}")).await;
+        self.reporter.success("restore complete", &format!("{receipt:#}")).await;
     }
 
     pub async fn report_waiting(&self, receipt: &Value) {
-        self.count("RestoreWaiting", &[]);
+        self.reporter.count("RestoreWaiting", &[]);
         tracing::info!(%receipt, "the restore is allowed, and waits");
-        let subject = format!("{} {}: restore waits", self.config.app_name, self.config.environment);
-        self.notifier.success(&subject, &format!("{receipt:#}")).await;
+        self.reporter.success("restore waits", &format!("{receipt:#}")).await;
     }
 
     pub async fn report_failure(&self, failure: &Failure) {
         let fault = failure.fault();
         let (metric, what) = match failure {
-            Failure::Refused(_) => ("RestoreRefused", "refused"),
-            Failure::Failed(_) => ("RestoreFailed", "failed"),
+            Failure::Refused(_) => ("RestoreRefused", "restore refused"),
+            Failure::Failed(_) => ("RestoreFailed", "restore failed"),
             Failure::Told(_) => {
                 tracing::warn!(code = fault.code, error = %fault, "counted before");
                 return;
             }
         };
-        tracing::error!(code = fault.code, error = %fault, "the restore was {what}");
-        let code = [("code", json!(fault.code))];
-        self.count(metric, &code);
         if PASSKEY_CODES.contains(&fault.code) {
-            self.count("RestorePasskeyRejected", &code);
+            self.reporter.count("RestorePasskeyRejected", &[("code", json!(fault.code))]);
         }
-        let subject = format!("{} {}: restore {what} ({})", self.config.app_name, self.config.environment, fault.code);
-        self.notifier.failure(&subject, &fault.to_string()).await;
-    }
-
-    pub fn count(&self, metric: &'static str, properties: &[(&str, Value)]) {
-        let environment = [("Environment", self.config.environment.as_str())];
-        emit_metrics(&environment, &[(metric, Unit::Count, 1.0)], properties);
+        self.reporter.fault(metric, what, fault).await;
     }
 }

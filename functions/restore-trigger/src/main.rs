@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use holdfast_shared::config::{RestoreConfig, log_level};
 use holdfast_shared::fault::Fault;
-use holdfast_shared::notify::Notifier;
+use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
 use holdfast_shared::{runtime, telemetry};
 
@@ -41,11 +41,9 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 }
 
 async fn wire() -> Result<Function, Fault> {
-    let config = RestoreConfig::from_env().map_err(|error| {
-        Fault::from_error("configuration", &error).hint("docs/configuration.md lists every setting")
-    })?;
+    let config = RestoreConfig::from_env()?;
     let aws = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
     let store = Store::connect(&aws, config.store.clone()).await?;
-    let notifier = Notifier::new(&aws, config.notify.clone());
-    Ok(Function { config, aws, store, notifier })
+    let reporter = Reporter::new(&aws, config.notify.clone(), &config.app_name, config.environment.clone());
+    Ok(Function { config, aws, store, reporter })
 }

@@ -218,7 +218,7 @@ impl Function {
             }
             result => {
                 if result.is_err() && record.mode.as_deref() == Some(Mode::Verify.as_str()) {
-                    self.count("RestoreDrillFailed", &[]);
+                    self.reporter.count("RestoreDrillFailed", &[]);
                 }
                 self.write_down(audit, &result).await;
                 let waits = matches!(result, Ok((_, RecordState::Thawing | RecordState::Waiting)));

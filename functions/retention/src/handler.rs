@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 use holdfast_shared::config::RetentionConfig;
 use holdfast_shared::domain::{BackupId, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
-use holdfast_shared::notify::Notifier;
 use holdfast_shared::plan::retention::{BlockKind, Circumstances, Expiry, Plan, Refusal, plan, plan_deletion};
+use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
 use holdfast_shared::store::lease::Acquired;
 use holdfast_shared::telemetry::{Unit, emit_metrics};
@@ -31,7 +31,7 @@ pub struct Function {
     pub config: RetentionConfig,
     pub aws: aws_config::SdkConfig,
     pub store: Store,
-    pub notifier: Notifier,
+    pub reporter: Reporter,
 }
 
 struct Invocation {
@@ -58,7 +58,7 @@ impl Function {
                 Err(fault) => Err(fault),
             };
             if let Err(fault) = &result {
-                self.report_failure(fault).await;
+                self.reporter.fault("RetentionFailed", "retention failed", fault).await;
             }
             result
         };
@@ -272,8 +272,7 @@ impl Function {
         }
         let refused = sweep.orphans.refused.as_deref();
         let anomalies = plan.blocks.iter().filter(|block| block.kind == BlockKind::Anomaly).count();
-        emit_metrics(
-            &[("Environment", self.config.environment.as_str())],
+        self.reporter.measure(
             &[
                 ("RetentionSucceeded", Unit::Count, f64::from(u8::from(failed(outcome).is_ok()))),
                 ("RetentionBlocked", Unit::Count, (plan.blocks.len() + usize::from(refused.is_some())) as f64),
@@ -289,26 +288,12 @@ impl Function {
             .map(|b| format!("{} {}: {} ({})", b.environment, b.database, b.detail, b.kind.as_str()))
             .collect();
         blocks.extend(refused.map(str::to_owned));
-        let (app, environment) = (&self.config.app_name, &self.config.environment);
         if blocks.is_empty() {
-            let subject = format!("{app} {environment}: {} backups expired", outcome.expired.len());
-            self.notifier.success(&subject, &format!("{:#}", done_json(outcome))).await;
+            let what = format!("{} backups expired", outcome.expired.len());
+            self.reporter.success(&what, &format!("{:#}", done_json(outcome))).await;
         } else {
-            let subject = format!("{app} {environment}: retention blocked");
-            self.notifier.failure(&subject, &blocks.join("\n")).await;
+            self.reporter.alert("retention blocked", &blocks.join("\n")).await;
         }
-    }
-
-    async fn report_failure(&self, fault: &Fault) {
-        tracing::error!(code = fault.code, error = %fault, "retention failed");
-        let environment = &self.config.environment;
-        emit_metrics(
-            &[("Environment", environment.as_str())],
-            &[("RetentionFailed", Unit::Count, 1.0)],
-            &[("code", json!(fault.code))],
-        );
-        let subject = format!("{} {environment}: retention failed ({})", self.config.app_name, fault.code);
-        self.notifier.failure(&subject, &fault.to_string()).await;
     }
 }
 

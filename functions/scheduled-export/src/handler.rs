@@ -7,9 +7,9 @@ use futures::future::{Either, select};
 use holdfast_shared::config::ExportConfig;
 use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
-use holdfast_shared::notify::Notifier;
 use holdfast_shared::postgres::connect::Connector;
 use holdfast_shared::postgres::credentials;
+use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
 use holdfast_shared::store::lease::{Lease, UploadRecord};
 use holdfast_shared::store::upload::Upload;
@@ -35,7 +35,7 @@ pub struct Function {
     pub config: ExportConfig,
     pub aws: aws_config::SdkConfig,
     pub store: Store,
-    pub notifier: Notifier,
+    pub reporter: Reporter,
 }
 
 /// What a run knows of its invocation.
@@ -63,7 +63,7 @@ impl Function {
         let handled = async {
             let result = Box::pin(self.respond(&event.payload, &invocation)).await;
             if let Err(fault) = &result {
-                self.report_failure(fault).await;
+                self.reporter.fault("BackupFailed", "backup failed", fault).await;
             }
             result
         };
@@ -260,20 +260,8 @@ impl Function {
             &[("backup_id", json!(manifest.timestamp))],
         );
         tracing::info!(rows, text_bytes = bytes, stored_bytes = stored, seconds, "backup complete");
-        let subject =
-            format!("{} {}: backup {} complete", self.config.app_name, manifest.environment, manifest.timestamp);
-        self.notifier.success(&subject, &format!("{:#}", receipt(manifest, false))).await;
-    }
-
-    async fn report_failure(&self, fault: &Fault) {
-        tracing::error!(code = fault.code, error = %fault, "the export failed");
-        emit_metrics(
-            &[("Environment", self.config.environment.as_str())],
-            &[("BackupFailed", Unit::Count, 1.0)],
-            &[("code", json!(fault.code))],
-        );
-        let subject = format!("{} {}: backup failed ({})", self.config.app_name, self.config.environment, fault.code);
-        self.notifier.failure(&subject, &fault.to_string()).await;
+        let what = format!("backup {} complete", manifest.timestamp);
+        self.reporter.success(&what, &format!("{:#}", receipt(manifest, false))).await;
     }
 }
 

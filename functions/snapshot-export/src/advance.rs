@@ -11,7 +11,7 @@ use holdfast_shared::plan::snapshot_export::failure::Failure;
 use holdfast_shared::plan::snapshot_export::run::{RunState, SnapshotFacts, TaskFacts};
 use holdfast_shared::plan::snapshot_export::{Observed, Step, next_step};
 use holdfast_shared::rds::{NewExport, RdsError, RdsErrorKind};
-use holdfast_shared::telemetry::{Unit, emit_metrics};
+use holdfast_shared::telemetry::Unit;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -265,8 +265,7 @@ impl Function {
 
     async fn tell_success(&self, tracked: &Tracked, committed: &crate::commit::Committed, seconds: f64) {
         let run = &tracked.run;
-        emit_metrics(
-            &[("Environment", self.config.environment.as_str())],
+        self.reporter.measure(
             &[
                 ("SnapshotExportSucceeded", Unit::Count, 1.0),
                 ("SnapshotExportBytes", Unit::Bytes, committed.size_bytes as f64),
@@ -275,11 +274,10 @@ impl Function {
             &[("backup_id", json!(run.backup_id)), ("snapshot", json!(run.snapshot_id))],
         );
         if committed.warnings.is_empty() {
-            let subject = format!("{} {}: snapshot exported", self.config.app_name, self.config.environment);
-            self.notifier.success(&subject, &format!("{} as {}", run.snapshot_id, run.backup_id)).await;
+            self.reporter.success("snapshot exported", &format!("{} as {}", run.snapshot_id, run.backup_id)).await;
         } else {
-            let subject = format!("snapshot export has warnings ({})", run.backup_id);
-            self.warn(&subject, &committed.warnings.join("\n")).await;
+            let what = format!("snapshot export has warnings ({})", run.backup_id);
+            self.warn(&what, &committed.warnings.join("\n")).await;
         }
     }
 

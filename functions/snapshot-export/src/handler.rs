@@ -5,11 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 use holdfast_shared::config::SnapshotExportConfig;
 use holdfast_shared::domain::rds::{ServerId, SnapshotArn};
 use holdfast_shared::fault::Fault;
-use holdfast_shared::notify::Notifier;
 use holdfast_shared::plan::snapshot_export::{Rules, is_ours};
 use holdfast_shared::rds::Rds;
+use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
-use holdfast_shared::telemetry::{Unit, emit_metrics};
+use holdfast_shared::telemetry::Unit;
 use jiff::Timestamp;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ const RUN_TIME: Duration = Duration::from_secs(30);
 pub struct Function {
     pub config: SnapshotExportConfig,
     pub store: Store,
-    pub notifier: Notifier,
+    pub reporter: Reporter,
     pub rds: Rds,
 }
 
@@ -59,7 +59,7 @@ impl Function {
                 Err(fault) => Err(fault),
             };
             if let Err(fault) = &result {
-                self.report_failure(fault).await;
+                self.reporter.fault("SnapshotExportFailed", "snapshot export failed", fault).await;
             }
             result
         };
@@ -178,11 +178,7 @@ impl Function {
             }
         }
         let still = answers.iter().filter(|answer| answer["status"] != "complete").count();
-        emit_metrics(
-            &[("Environment", self.config.environment.as_str())],
-            &[("SnapshotExportOpen", Unit::Count, still as f64)],
-            &[],
-        );
+        self.reporter.measure(&[("SnapshotExportOpen", Unit::Count, still as f64)], &[]);
         all_or_what_failed(faults, looked_at)?;
         Ok(json!({"status": "polled", "exports": answers}))
     }
@@ -201,27 +197,10 @@ impl Function {
     }
 
     /// Something that somebody should look at, though nothing has failed.
-    pub async fn warn(&self, subject: &str, message: &str) {
-        tracing::warn!(message, "{subject}");
-        emit_metrics(
-            &[("Environment", self.config.environment.as_str())],
-            &[("SnapshotExportWarnings", Unit::Count, 1.0)],
-            &[],
-        );
-        let subject = format!("{} {}: {subject}", self.config.app_name, self.config.environment);
-        self.notifier.failure(&subject, message).await;
-    }
-
-    async fn report_failure(&self, fault: &Fault) {
-        tracing::error!(code = fault.code, error = %fault, "the snapshot export failed");
-        let environment = &self.config.environment;
-        emit_metrics(
-            &[("Environment", environment.as_str())],
-            &[("SnapshotExportFailed", Unit::Count, 1.0)],
-            &[("code", json!(fault.code))],
-        );
-        let subject = format!("{} {environment}: snapshot export failed ({})", self.config.app_name, fault.code);
-        self.notifier.failure(&subject, &fault.to_string()).await;
+    pub async fn warn(&self, what: &str, message: &str) {
+        tracing::warn!(message, "{what}");
+        self.reporter.count("SnapshotExportWarnings", &[]);
+        self.reporter.alert(what, message).await;
     }
 }
 

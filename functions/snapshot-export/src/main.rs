@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use holdfast_shared::config::{SnapshotExportConfig, log_level};
 use holdfast_shared::fault::Fault;
-use holdfast_shared::notify::Notifier;
 use holdfast_shared::rds::Rds;
+use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
 use holdfast_shared::{runtime, telemetry};
 
@@ -26,11 +26,9 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 }
 
 async fn wire() -> Result<Function, Fault> {
-    let config = SnapshotExportConfig::from_env().map_err(|error| {
-        Fault::from_error("configuration", &error).hint("docs/configuration.md lists every setting")
-    })?;
+    let config = SnapshotExportConfig::from_env()?;
     let aws = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
     let store = Store::connect(&aws, config.store.clone()).await?;
-    let notifier = Notifier::new(&aws, config.notify.clone());
-    Ok(Function { config, store, notifier, rds: Rds::new(&aws) })
+    let reporter = Reporter::new(&aws, config.notify.clone(), &config.app_name, config.environment.clone());
+    Ok(Function { config, store, reporter, rds: Rds::new(&aws) })
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::config::reader::Reader;
 use crate::config::settings;
-use crate::domain::KeyPrefix;
+use crate::domain::{Environment, KeyPrefix};
 use crate::postgres::connect::{SslMode, is_loopback};
 use crate::secret::Secret;
 
@@ -38,6 +38,10 @@ settings! { DATABASE_SETTINGS {
     PG_CA_BUNDLE = "PG_CA_BUNDLE", "", "PEM file of the authorities that sslmode verify-full trusts.";
     PG_SSLMODE = "PG_SSLMODE", "", "disable, require or verify-full; without it verify-full, on loopback disable.";
 }}
+
+/// With so much memory a function has one vCPU.
+/// Source: AWS Lambda Developer Guide, "Configure Lambda function memory".
+const MB_PER_VCPU: u64 = 1_769;
 
 /// Where credentials come from.
 #[derive(Debug, Clone)]
@@ -108,8 +112,39 @@ pub struct NotifyConfig {
     pub on_success: bool,
 }
 
+/// What every function is told of its deployment.
+pub(super) struct Deployment {
+    /// `None`, and a problem, where it is not one.
+    pub(super) environment: Option<Environment>,
+    pub(super) app_name: String,
+    pub(super) store: StoreConfig,
+    pub(super) notify: NotifyConfig,
+}
+
+pub(super) fn deployment(reader: &mut Reader<'_>) -> Deployment {
+    let name = reader.required(ENVIRONMENT);
+    // Logging has begun by then, at the default where this is no level.
+    let _level: Option<tracing::Level> = reader.parsed(LOG_LEVEL);
+    Deployment {
+        environment: if name.is_empty() { None } else { reader.parse(ENVIRONMENT, &name) },
+        app_name: reader.required(APP_NAME),
+        store: store_config(reader),
+        notify: notify_config(reader),
+    }
+}
+
+/// What Lambda gives the function; elsewhere that of one vCPU.
+pub(super) fn memory_mb(reader: &Reader<'_>) -> u64 {
+    (reader.lookup)("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").and_then(|mb| mb.parse().ok()).unwrap_or(MB_PER_VCPU)
+}
+
+/// Two for each vCPU, which wait for the network in turn.
+pub(super) fn default_workers(memory_mb: u64) -> usize {
+    (2 * memory_mb.div_ceil(MB_PER_VCPU) as usize).clamp(2, 8)
+}
+
 /// Where backups lie.
-pub(super) fn store_config(reader: &mut Reader<'_>) -> StoreConfig {
+fn store_config(reader: &mut Reader<'_>) -> StoreConfig {
     let endpoint_url = reader.optional(S3_ENDPOINT_URL);
     if let Some(url) = &endpoint_url {
         let valid = url.parse::<http::Uri>().is_ok_and(|uri| {
@@ -182,7 +217,7 @@ pub(super) fn database_config(reader: &mut Reader<'_>) -> DatabaseConfig {
 }
 
 /// Who is told of what.
-pub(super) fn notify_config(reader: &mut Reader<'_>) -> NotifyConfig {
+fn notify_config(reader: &mut Reader<'_>) -> NotifyConfig {
     NotifyConfig { topic_arn: reader.optional(NOTIFY_TOPIC_ARN), on_success: reader.flag(NOTIFY_ON_SUCCESS) }
 }
 

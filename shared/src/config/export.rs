@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::archive::codec::Compression;
 use crate::config::common::{
-    APP_NAME, DatabaseConfig, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, database_config, notify_config,
-    store_config,
+    DatabaseConfig, Deployment, NotifyConfig, StoreConfig, database_config, default_workers, deployment, memory_mb,
 };
 use crate::config::reader::{ConfigError, Reader};
 use crate::config::settings;
@@ -54,43 +53,37 @@ impl ExportConfig {
     /// [`ConfigError`] with every problem found.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { lookup, problems: Vec::new() };
-        let memory_bytes =
-            lookup("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").and_then(|mb| mb.parse::<u64>().ok()).unwrap_or(1_769) * MIB;
-
-        let environment_text = reader.required(ENVIRONMENT);
-        let environment: Option<Environment> =
-            if environment_text.is_empty() { None } else { reader.parse(ENVIRONMENT, &environment_text) };
-        let store = store_config(&mut reader);
+        let Deployment { environment, app_name, store, notify } = deployment(&mut reader);
+        let memory_mb = memory_mb(&reader);
         let database = database_config(&mut reader);
         let compression = match reader.optional(COMPRESSION).as_deref() {
             None | Some("auto") => None,
             Some(text) => reader.parse(COMPRESSION, text),
         };
         let workers = match reader.number(WORKERS, 0..=32) as usize {
-            0 => (2 * memory_bytes.div_ceil(1_769 * MIB) as usize).clamp(2, 8),
+            0 => default_workers(memory_mb),
             workers => workers,
         };
-        let log_level: Option<tracing::Level> = reader.parsed(LOG_LEVEL);
         let part_size_bytes = reader.number(PART_SIZE_BYTES, MIN_PART_SIZE_BYTES..=1024 * MIB);
         let config = Self {
-            app_name: reader.required(APP_NAME),
+            app_name,
             pg_dump: PathBuf::from(reader.required(PG_DUMP)),
             lock_timeout: Duration::from_millis(reader.number(LOCK_TIMEOUT_MS, 1..=3_600_000)),
             workers,
             part_size_bytes,
             // Enough to keep the uploads busy; the rest of the function's memory is the runtime's, the codecs'
             // and pg_dump's.
-            buffer_memory_bytes: (memory_bytes / 2).min(workers as u64 * 6 * part_size_bytes),
+            buffer_memory_bytes: (memory_mb * MIB / 2).min(workers as u64 * 6 * part_size_bytes),
             compression,
             selection: Selection {
                 include: reader.patterns(INCLUDE_TABLES),
                 exclude: reader.patterns(EXCLUDE_TABLES),
                 exclude_data: reader.patterns(EXCLUDE_TABLE_DATA),
             },
-            notify: notify_config(&mut reader),
+            notify,
             deadline_margin: Duration::from_secs(reader.number(DEADLINE_MARGIN_SECONDS, 1..=600)),
             environment: match environment {
-                Some(environment) if log_level.is_some() && reader.problems.is_empty() => environment,
+                Some(environment) if reader.problems.is_empty() => environment,
                 _ => return Err(ConfigError { problems: reader.problems }),
             },
             store,

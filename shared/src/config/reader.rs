@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::config::Setting;
 use crate::domain::TablePattern;
+use crate::fault::Fault;
 
 /// All that is wrong with a configuration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +16,12 @@ pub struct ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.problems.join("; "))
+    }
+}
+
+impl From<ConfigError> for Fault {
+    fn from(error: ConfigError) -> Self {
+        Self::from_error("configuration", &error).hint("docs/configuration.md lists every setting")
     }
 }
 

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use crate::config::common::{
-    APP_NAME, DatabaseConfig, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, database_config, notify_config,
-    store_config,
+    DatabaseConfig, Deployment, NotifyConfig, StoreConfig, database_config, default_workers, deployment, memory_mb,
 };
 use crate::config::reader::{ConfigError, Reader};
 use crate::config::settings;
@@ -50,20 +49,12 @@ impl RestoreConfig {
     /// [`ConfigError`] with every problem found.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { lookup, problems: Vec::new() };
-        let memory_mb =
-            lookup("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").and_then(|mb| mb.parse::<u64>().ok()).unwrap_or(1_769);
-        let environment_text = reader.required(ENVIRONMENT);
-        let environment: Option<Environment> =
-            if environment_text.is_empty() { None } else { reader.parse(ENVIRONMENT, &environment_text) };
-        let _level: Option<tracing::Level> = reader.parsed(LOG_LEVEL);
+        let Deployment { environment, app_name, store, notify } = deployment(&mut reader);
         let identifier = system_identifier(&mut reader);
-        let app_name = reader.required(APP_NAME);
-        let store = store_config(&mut reader);
         let database = database_config(&mut reader);
         let safety_minutes = reader.number(SAFETY_BACKUP_MINUTES, 1..=1_440);
         let maintenance_database = reader.required(MAINTENANCE_DATABASE);
         let rds_source = reader.parsed(RDS_SOURCE);
-        let notify = notify_config(&mut reader);
         let deadline_margin = Duration::from_secs(reader.number(DEADLINE_MARGIN_SECONDS, 1..=600));
         match environment {
             Some(environment) if reader.problems.is_empty() => Ok(Self {
@@ -79,7 +70,7 @@ impl RestoreConfig {
                 rds_source,
                 notify,
                 deadline_margin,
-                workers: (2 * memory_mb.div_ceil(1_769) as usize).clamp(2, 8),
+                workers: default_workers(memory_mb(&reader)),
             }),
             _ => Err(ConfigError { problems: reader.problems }),
         }

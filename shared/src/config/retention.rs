@@ -5,8 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use crate::config::common::{
-    APP_NAME, DatabaseConfig, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, notify_config,
-    optional_database_config, store_config,
+    DatabaseConfig, Deployment, NotifyConfig, StoreConfig, deployment, optional_database_config,
 };
 use crate::config::reader::{ConfigError, Reader};
 use crate::config::restore::system_identifier;
@@ -83,13 +82,7 @@ impl RetentionConfig {
     /// [`ConfigError`] with every problem found.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { lookup, problems: Vec::new() };
-        let environment_text = reader.required(ENVIRONMENT);
-        let environment: Option<Environment> =
-            if environment_text.is_empty() { None } else { reader.parse(ENVIRONMENT, &environment_text) };
-        let _level: Option<tracing::Level> = reader.parsed(LOG_LEVEL);
-        let app_name = reader.required(APP_NAME);
-        let store = store_config(&mut reader);
-        let notify = notify_config(&mut reader);
+        let Deployment { environment, app_name, store, notify } = deployment(&mut reader);
         let policy: Option<Policy> = reader.parsed(RETENTION_POLICY);
         let environments = match reader.optional(RETENTION_ENVIRONMENTS).as_deref() {
             None => environment.iter().cloned().collect(),

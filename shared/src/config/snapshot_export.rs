@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 
-use crate::config::common::{APP_NAME, ENVIRONMENT, LOG_LEVEL, NotifyConfig, StoreConfig, notify_config, store_config};
+use crate::config::common::{Deployment, NotifyConfig, StoreConfig, deployment};
 use crate::config::reader::{ConfigError, Reader};
 use crate::config::settings;
 use crate::domain::Environment;
@@ -61,13 +61,7 @@ impl SnapshotExportConfig {
     /// [`ConfigError`] with every problem found.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let mut reader = Reader { lookup, problems: Vec::new() };
-        let environment_text = reader.required(ENVIRONMENT);
-        let environment: Option<Environment> =
-            if environment_text.is_empty() { None } else { reader.parse(ENVIRONMENT, &environment_text) };
-        let _level: Option<tracing::Level> = reader.parsed(LOG_LEVEL);
-        let app_name = reader.required(APP_NAME);
-        let store = store_config(&mut reader);
-        let notify = notify_config(&mut reader);
+        let Deployment { environment, app_name, store, notify } = deployment(&mut reader);
         let sources = rds_sources(&mut reader);
         if sources.is_empty() {
             reader.problems.push(format!("{} is not set", RDS_SOURCES.name));
