@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::rds_client::client;
-use crate::snapshot_export::{KMS_KEY, ROLE, Rig};
+use crate::rds_rig::{KMS_KEY, ROLE, Rig};
 
 fn tool(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin").join(name);

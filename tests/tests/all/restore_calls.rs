@@ -7,7 +7,7 @@ use futures::future::join_all;
 use holdfast_local::s3::{Fault, FaultAction};
 use serde_json::{Value, json};
 
-use crate::restore_guard::{Guarded, PASSKEY, RESTORE};
+use crate::guarded::{Guarded, PASSKEY, RESTORE};
 use crate::scene::{HELD, struck};
 
 type Contents = BTreeMap<String, String>;

@@ -7,7 +7,7 @@ use holdfast_local::lambda::{InvokeOptions, InvokeOutcome};
 use holdfast_local::proxy::{Proxy, ProxyOptions};
 use serde_json::{Value, json};
 
-use crate::restore_guard::{Guarded, PASSKEY, RESTORE, code};
+use crate::guarded::{Guarded, PASSKEY, RESTORE, code};
 
 const DATABASES: &str = "SELECT datname::text, datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database
                           WHERE datname NOT LIKE 'template%' AND datname <> 'postgres' ORDER BY 1";

@@ -7,7 +7,7 @@ use holdfast_local::s3::{Fault, FaultAction};
 use serde_json::json;
 
 use crate::bed::BUCKET;
-use crate::restore_guard::{Guarded, PASSKEY, RESTORE, code};
+use crate::guarded::{Guarded, PASSKEY, RESTORE, code};
 use crate::retention::{KEY, RETENTION, rights, spec};
 use crate::scene::{night, struck};
 

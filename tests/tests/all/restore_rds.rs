@@ -7,7 +7,7 @@ use holdfast_local::lambda::InvokeOptions;
 use holdfast_local::rds::{RdsServer, Server, Snapshot};
 use serde_json::{Value, json};
 
-use crate::restore_guard::{Guarded, PASSKEY, RESTORE, code, codes, edited};
+use crate::guarded::{Guarded, PASSKEY, RESTORE, code, codes, edited};
 
 const ANOTHERS: &str = "arn:aws:rds:us-east-1:999999999999:snapshot:manual-1";
 

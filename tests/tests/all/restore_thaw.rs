@@ -7,7 +7,7 @@ use holdfast_local::s3::{Fault, FaultAction};
 use serde_json::{Value, json};
 
 use crate::bed::{BUCKET, EXPORT};
-use crate::restore_guard::{Guarded, PASSKEY, code, codes, edited};
+use crate::guarded::{Guarded, PASSKEY, code, codes, edited};
 
 const AN_HOUR: Duration = Duration::from_secs(3600);
 
@@ -244,7 +244,7 @@ async fn a_copy_that_is_gone_is_asked_for_again_and_what_died_is_told() {
     guarded.bed.store().faults().push(Fault::next("RestoreObject", hang));
     let kill = async {
         crate::scene::struck(&guarded.bed).await;
-        guarded.bed.lambda.kill_instances(crate::restore_guard::RESTORE);
+        guarded.bed.lambda.kill_instances(crate::guarded::RESTORE);
     };
     tokio::join!(guarded.ask_as("killed", new("killed")), kill);
     assert_eq!(guarded.record("killed").await["state"], json!("running"));

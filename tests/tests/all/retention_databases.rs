@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::bed::EXPORT;
-use crate::restore_guard::{Guarded, PASSKEY};
+use crate::guarded::{Guarded, PASSKEY};
 use crate::retention::{KEY, RETENTION, rights, spec};
 
 const ROLE: &str = "keeper";
