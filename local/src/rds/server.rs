@@ -123,12 +123,6 @@ impl RdsServer {
     }
 
     /// Changes what is there as nothing that is asked over the wire could.
-    pub fn edit_snapshot(&self, id: &str, edit: impl FnOnce(&mut Snapshot)) {
-        if let Some(snapshot) = locked(&self.state).snapshots.iter_mut().find(|snapshot| snapshot.id == id) {
-            edit(snapshot);
-        }
-    }
-
     pub fn edit_server(&self, id: &str, edit: impl FnOnce(&mut Server)) {
         if let Some(server) = locked(&self.state).servers.iter_mut().find(|server| server.id == id) {
             edit(server);

@@ -19,7 +19,7 @@ const MAX_ENTRIES: i64 = 20_000_000;
 /// `relkind` of a partitioned table (`pg_class.h`).
 pub const RELKIND_PARTITIONED_TABLE: i32 = b'p' as i32;
 
-/// An archive version, such as 1.16.
+/// An archive version, such as 1.16; `pg_dump` 12 to 15 write 1.14.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ArchiveVersion {
     pub minor: u8,
@@ -27,8 +27,6 @@ pub struct ArchiveVersion {
 }
 
 impl ArchiveVersion {
-    /// 12–15 write it.
-    pub const V1_14: Self = Self { minor: 14, revision: 0 };
     /// 16: the compression algorithm is named in the header.
     pub const V1_15: Self = Self { minor: 15, revision: 0 };
     /// 17 and 18: relation kinds, and large objects grouped.

@@ -55,18 +55,17 @@ impl Rds {
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
         E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
-        let mut pause = ROUND_PAUSE;
-        for round in 1.. {
+        let (mut round, mut pause) = (1, ROUND_PAUSE);
+        loop {
             match attempt().await.map_err(|error| RdsError::from_sdk(operation, about, error)) {
                 Err(error) if error.kind == RdsErrorKind::Throttled && round < ROUNDS => {
                     tracing::info!(operation, pause_seconds = pause.as_secs(), "RDS throttles; waiting");
                     tokio::time::sleep(pause).await;
-                    pause *= 2;
+                    (round, pause) = (round + 1, pause * 2);
                 }
                 result => return result,
             }
         }
-        unreachable!("the last round returns")
     }
 }
 

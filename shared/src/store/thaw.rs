@@ -51,10 +51,6 @@ impl Stored {
         Self { storage_class, readiness }
     }
 
-    pub fn is_readable(&self) -> bool {
-        self.readiness == Readiness::Readable
-    }
-
     pub fn archive(&self) -> Option<Archive> {
         match self.readiness {
             Readiness::Readable => None,
