@@ -48,6 +48,11 @@ struct Up {
 
 #[derive(Debug, thiserror::Error)]
 enum UpError {
+    #[error("--database-url is no URL like postgres://user:password@host:5432/database")]
+    Url {
+        #[source]
+        source: tokio_postgres::Error,
+    },
     #[error("the stack did not start")]
     Stack {
         #[from]
@@ -95,6 +100,9 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 async fn up(options: Up) -> Result<(), UpError> {
+    if let Some(url) = &options.database_url {
+        url.parse::<tokio_postgres::Config>().map_err(|source| UpError::Url { source })?;
+    }
     // Before anything is started, so that no signal finds it half way.
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
@@ -123,6 +131,11 @@ async fn up(options: Up) -> Result<(), UpError> {
     let mut output = std::io::stdout();
     writeln!(output, "{}", serde_json::to_string(&stack.description)?)?;
     output.flush()?;
+    if let Some(problem) = &stack.unreachable {
+        eprintln!(
+            "warning: the database does not answer here ({problem}): exports fail and say why, restores are refused"
+        );
+    }
     let about = &stack.description;
     eprintln!("ready; Ctrl-C stops it. To try it in another terminal:");
     eprintln!(
@@ -137,6 +150,14 @@ async fn up(options: Up) -> Result<(), UpError> {
         "  aws lambda invoke --endpoint-url {} --function-name restore-trigger --payload '{{\"backup\":\"latest\",\"passkey\":\"{}\"}}' out.json",
         about.lambda, about.passkey
     );
+    for (function, payload) in
+        [("retention", "{\"dry_run\":true}"), ("snapshot-export", "{}"), ("snapshot-export", "{\"mode\":\"poll\"}")]
+    {
+        eprintln!(
+            "  aws lambda invoke --endpoint-url {} --function-name {function} --payload '{payload}' out.json",
+            about.lambda
+        );
+    }
     eprintln!("  aws s3 ls --recursive --endpoint-url {} s3://{}/", about.s3, about.bucket);
 
     tokio::select! {

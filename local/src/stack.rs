@@ -154,6 +154,8 @@ const FUNCTIONS: &[Deployment] = &[
                 ("EXPORT_FUNCTION_NAME", "scheduled-export".to_owned()),
                 ("AWS_ENDPOINT_URL_SECRETS_MANAGER", around.secrets.clone()),
                 ("AWS_ENDPOINT_URL_LAMBDA", around.description.lambda.clone()),
+                ("RDS_SOURCE", RDS_INSTANCE.to_owned()),
+                ("AWS_ENDPOINT_URL_RDS", around.description.rds.clone()),
             ]
         },
     },
@@ -191,6 +193,8 @@ pub struct Stack {
     /// The `pg_dump`, `pg_restore` and `psql` that go with the database.
     pub client: Installation,
     pub description: Description,
+    /// Why the database could not be asked from here, where it could not.
+    pub unreachable: Option<String>,
 }
 
 impl Stack {
@@ -226,9 +230,10 @@ impl Stack {
         };
         let server = server_facts(&database_url).await;
         let client = match &server {
-            Some(server) => Installation::client_at_least(server.major)?,
-            None => Installation::newest_client()?,
+            Ok(server) => Installation::client_at_least(server.major)?,
+            Err(_) => Installation::newest_client()?,
         };
+        let (server, unreachable) = server.map_or_else(|problem| (None, Some(problem)), |server| (Some(server), None));
         let passkey = Uuid::new_v4().simple().to_string();
         let secrets = SecretsServer::start().await.map_err(|source| StackError::Secrets { source })?;
         let restore = binaries.join(RESTORE);
@@ -257,7 +262,7 @@ impl Stack {
             lambda.register(specification(deployment, &binaries, &around, &options.environment));
         }
         let Surroundings { description, client, .. } = around;
-        Ok(Stack { lambda, s3, secrets, rds, postgres, client, description })
+        Ok(Stack { lambda, s3, secrets, rds, postgres, client, description, unreachable })
     }
 
     /// Stops the parts in the order in which they depend on each other.
@@ -357,13 +362,21 @@ struct ServerFacts {
     system_identifier: String,
 }
 
-/// `None` where it cannot be reached from here without TLS: the function will say what is wrong, if anything is.
-async fn server_facts(url: &str) -> Option<ServerFacts> {
+/// An error where it cannot be reached from here without TLS: the function will say what is wrong, if anything is.
+async fn server_facts(url: &str) -> Result<ServerFacts, String> {
     let connecting = tokio_postgres::connect(url, tokio_postgres::NoTls);
-    let (client, connection) = tokio::time::timeout(Duration::from_secs(5), connecting).await.ok()?.ok()?;
+    let connected = tokio::time::timeout(Duration::from_secs(5), connecting).await;
+    let connected = connected.map_err(|_| "no answer within 5 s".to_owned())?;
+    let (client, connection) = connected.map_err(|error| told(&error))?;
     tokio::spawn(connection);
     let sql =
         "SELECT current_setting('server_version_num')::int / 10000, system_identifier::text FROM pg_control_system()";
-    let row = client.query_one(sql, &[]).await.ok()?;
-    Some(ServerFacts { major: u16::try_from(row.get::<_, i32>(0)).ok()?, system_identifier: row.get(1) })
+    let row = client.query_one(sql, &[]).await.map_err(|error| told(&error))?;
+    let major = u16::try_from(row.get::<_, i32>(0)).map_err(|error| error.to_string())?;
+    Ok(ServerFacts { major, system_identifier: row.get(1) })
+}
+
+fn told(error: &tokio_postgres::Error) -> String {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
 }
