@@ -24,10 +24,6 @@ pub enum BlockError {
     UnknownType { found: u8, offset: u64 },
     #[error("{what} of {value} before byte {offset} is not plausible")]
     Implausible { what: &'static str, value: i64, offset: u64 },
-    #[error("the block at byte {offset} belongs to entry {found}, not to entry {expected}")]
-    OtherEntry { expected: i32, found: i32, offset: u64 },
-    #[error("something follows the end of the block, at byte {offset}")]
-    AfterEnd { offset: u64 },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +171,6 @@ enum State {
     Stream(BlockKind),
     /// The stream's end has been told, the block's has not.
     TableEnd,
-    Done,
 }
 
 /// Parses blocks: push bytes in, take events out.
@@ -189,7 +184,6 @@ pub struct BlockReader {
     state: State,
     int: IntReader,
     chunks: ChunkReader,
-    expected: Option<i32>,
 }
 
 impl BlockReader {
@@ -199,30 +193,12 @@ impl BlockReader {
     /// # Errors
     /// [`BlockError::IntSize`] unless it is 1 to 8.
     pub fn section(int_size: u8, offset: u64) -> Result<Self, BlockError> {
-        Ok(Self {
-            state: State::Type,
-            int: IntReader::new(int_size)?,
-            chunks: ChunkReader::new(int_size, offset)?,
-            expected: None,
-        })
-    }
-
-    /// For one block at a known offset, which has to be that of entry `dump_id`, with nothing behind it.
-    ///
-    /// # Errors
-    /// [`BlockError::IntSize`].
-    pub fn block(int_size: u8, offset: u64, dump_id: i32) -> Result<Self, BlockError> {
-        Ok(Self { expected: Some(dump_id), ..Self::section(int_size, offset)? })
+        Ok(Self { state: State::Type, int: IntReader::new(int_size)?, chunks: ChunkReader::new(int_size, offset)? })
     }
 
     /// Bytes from the archive's beginning to what is read next.
     pub fn offset(&self) -> u64 {
         self.chunks.offset
-    }
-
-    /// Whether the one block of [`Self::block`] is complete.
-    pub fn is_done(&self) -> bool {
-        self.state == State::Done
     }
 
     /// The next event; `None` where the input is used up.
@@ -265,8 +241,6 @@ impl BlockReader {
                     }
                 },
                 State::TableEnd => return Ok(Some(self.end())),
-                State::Done if input.is_empty() => return Ok(None),
-                State::Done => return Err(BlockError::AfterEnd { offset: self.offset() }),
             }
         }
     }
@@ -274,12 +248,11 @@ impl BlockReader {
     /// Tells that the archive, or the range that was asked for, has ended.
     ///
     /// # Errors
-    /// [`BlockError::Truncated`] unless a block has just ended (in a section: or none has begun).
+    /// [`BlockError::Truncated`] within a block.
     pub fn finish(&self) -> Result<(), BlockError> {
         let inside = match self.state {
-            State::Type if self.expected.is_none() => return Ok(()),
-            State::Done => return Ok(()),
-            State::Type | State::DumpId { .. } => "a block's header",
+            State::Type => return Ok(()),
+            State::DumpId { .. } => "a block's header",
             State::Oid => "a list of large objects",
             State::Stream(_) => {
                 self.chunks.finish()?;
@@ -297,9 +270,6 @@ impl BlockReader {
             value,
             offset: self.offset(),
         })?;
-        if let Some(expected) = self.expected.filter(|&expected| expected != dump_id) {
-            return Err(BlockError::OtherEntry { expected, found: dump_id, offset: begins });
-        }
         self.state = match kind {
             BlockKind::TableData => State::Stream(kind),
             BlockKind::LargeObjects => State::Oid,
@@ -321,7 +291,7 @@ impl BlockReader {
     }
 
     fn end(&mut self) -> BlockEvent<'static> {
-        self.state = if self.expected.is_some() { State::Done } else { State::Type };
+        self.state = State::Type;
         BlockEvent::End { offset: self.offset() }
     }
 }

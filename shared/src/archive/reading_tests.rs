@@ -189,14 +189,20 @@ fn blocks_are_found_by_their_offsets() {
         let mut found = 0;
         for entry in toc.entries.iter().filter(|entry| entry.is_table_data()) {
             let Offset::Set(offset) = entry.offset else { continue };
-            let mut blocks = BlockReader::block(int_size(archive).unwrap(), offset, entry.dump_id).unwrap();
+            let mut blocks = BlockReader::section(int_size(archive).unwrap(), offset).unwrap();
             let mut decoder = Decoder::new(toc.header.compression).unwrap();
             let mut rows = RowReader::table();
-            for mut input in archive[offset as usize..].chunks(100) {
-                while !blocks.is_done()
-                    && let Some(event) = blocks.next(&mut input).unwrap()
-                {
-                    let BlockEvent::Bytes(mut stored) = event else { continue };
+            'block: for mut input in archive[offset as usize..].chunks(100) {
+                while let Some(event) = blocks.next(&mut input).unwrap() {
+                    let mut stored = match event {
+                        BlockEvent::Begin { dump_id, .. } => {
+                            assert_eq!(dump_id, entry.dump_id);
+                            continue;
+                        }
+                        BlockEvent::Bytes(stored) => stored,
+                        BlockEvent::End { .. } => break 'block,
+                        _ => continue,
+                    };
                     loop {
                         let mut text = decoder.decode(&mut stored).unwrap();
                         if text.is_empty() {
@@ -206,7 +212,6 @@ fn blocks_are_found_by_their_offsets() {
                     }
                 }
             }
-            assert!(blocks.is_done());
             decoder.finish().unwrap();
             assert_eq!(rows.finish().unwrap(), whole.tables[&entry.dump_id].1, "{name}: {}", entry.label());
             found += 1;

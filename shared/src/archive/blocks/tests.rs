@@ -102,17 +102,6 @@ fn a_cut_is_told_wherever_it_is() {
 }
 
 #[test]
-fn one_block_is_the_expected_one_and_nothing_else() {
-    let bytes = section();
-    let one =
-        |dump_id, bytes: &[u8]| read(BlockReader::block(4, 50, dump_id).unwrap(), bytes, 7).map(|told| told.len());
-    assert_eq!(one(7, &bytes[..24]), Ok(4));
-    assert_eq!(one(7, &bytes), Err(BlockError::AfterEnd { offset: 74 }));
-    assert_eq!(one(8, &bytes[..24]), Err(BlockError::OtherEntry { expected: 8, found: 7, offset: 50 }));
-    assert_eq!(one(7, b""), Err(BlockError::Truncated { inside: "a block's header", offset: 50 }));
-}
-
-#[test]
 fn ints_of_eight_bytes() {
     let mut bytes = vec![1];
     let mut int = |value: i64| {
