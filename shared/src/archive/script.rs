@@ -4,6 +4,8 @@
 //! `pg_backup_archiver.c` (13–18).
 
 mod large_objects;
+mod owners;
+mod superusers;
 
 use std::collections::BTreeSet;
 
@@ -14,70 +16,11 @@ use crate::plan::rebuild::{Kind, Phase};
 
 pub use large_objects::large_objects;
 use large_objects::{object_ids, objects_of};
+pub use superusers::hangs_on_others;
+use superusers::needs_superuser;
 
 /// Large objects named in one statement.
 const OBJECT_BATCH: usize = 500;
-/// Types that are named by schema and tag in `ALTER … OWNER TO`.
-const PLAINLY_NAMED: [&[u8]; 20] = [
-    b"COLLATION",
-    b"CONVERSION",
-    b"DOMAIN",
-    b"FOREIGN TABLE",
-    b"MATERIALIZED VIEW",
-    b"SEQUENCE",
-    b"STATISTICS",
-    b"TABLE",
-    b"TEXT SEARCH DICTIONARY",
-    b"TEXT SEARCH CONFIGURATION",
-    b"TYPE",
-    b"VIEW",
-    b"DATABASE",
-    b"PROCEDURAL LANGUAGE",
-    b"SCHEMA",
-    b"EVENT TRIGGER",
-    b"FOREIGN DATA WRAPPER",
-    b"SERVER",
-    b"PUBLICATION",
-    b"SUBSCRIPTION",
-];
-/// Types that are named as their `DROP` names them.
-const NAMED_BY_DROP: [&[u8]; 6] =
-    [b"AGGREGATE", b"FUNCTION", b"OPERATOR", b"OPERATOR CLASS", b"OPERATOR FAMILY", b"PROCEDURE"];
-
-/// Objects, by the beginnings of their tags, whose comments a role without superuser may not be able to make.
-const OF_SUPERUSERS: [&[u8]; 11] = [
-    b"EXTENSION ",
-    b"EVENT TRIGGER ",
-    b"LANGUAGE ",
-    b"PROCEDURAL LANGUAGE ",
-    b"SCHEMA ",
-    b"CAST ",
-    b"TRANSFORM ",
-    b"FOREIGN DATA WRAPPER ",
-    b"ACCESS METHOD ",
-    b"PUBLICATION ",
-    b"SUBSCRIPTION ",
-];
-
-/// Kinds of objects that a role without superuser may not be able to make, or not all of them.
-const FOR_SUPERUSERS: [&[u8]; 15] = [
-    b"ACCESS METHOD",
-    b"AGGREGATE",
-    b"CAST",
-    b"EVENT TRIGGER",
-    b"EXTENSION",
-    b"FOREIGN DATA WRAPPER",
-    b"OPERATOR CLASS",
-    b"OPERATOR FAMILY",
-    b"PROCEDURAL LANGUAGE",
-    b"PUBLICATION",
-    b"PUBLICATION TABLE",
-    b"PUBLICATION TABLES IN SCHEMA",
-    b"SECURITY LABEL",
-    b"SUBSCRIPTION",
-    b"TRANSFORM",
-];
-
 /// What the target server has, and what is wanted of it. Names are in the archive's encoding.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
@@ -282,135 +225,6 @@ impl Script {
         statements.append(&mut after);
         statements
     }
-
-    fn add_owner(&mut self, entry: &Entry, around: &Surroundings) -> Result<(), ScriptError> {
-        let (Some(owner), Some(drop_stmt)) = (entry.owner.as_deref(), entry.drop_stmt.as_deref()) else {
-            return Ok(());
-        };
-        if around.no_owner || owner.is_empty() || drop_stmt.is_empty() {
-            return Ok(());
-        }
-        let desc = entry.desc();
-        let objects: Vec<Vec<u8>> = if desc == b"BLOB METADATA" {
-            object_ids(entry)?.iter().map(|oid| format!("LARGE OBJECT {oid}").into_bytes()).collect()
-        } else if desc == b"BLOB" {
-            let oid = entry.oid().ok_or_else(|| ScriptError::LargeObjects { entry: described(entry) })?;
-            vec![format!("LARGE OBJECT {oid}").into_bytes()]
-        } else if PLAINLY_NAMED.contains(&desc) {
-            vec![[desc, b" ", &qualified(entry)].concat()]
-        } else if NAMED_BY_DROP.contains(&desc) {
-            let named = drop_stmt.strip_prefix(b"DROP ").filter(|named| named.starts_with(desc));
-            let named = named.ok_or_else(|| unexpected(entry, drop_stmt))?.trim_ascii_end();
-            let named = named.strip_suffix(b";").unwrap_or(named);
-            vec![named.to_vec()]
-        } else {
-            Vec::new()
-        };
-        if objects.is_empty() {
-            return Ok(());
-        }
-        let name = String::from_utf8_lossy(owner);
-        if !around.roles.contains(owner) {
-            self.left_out.push(format!("{} is not {name}'s: there is no such role", described(entry)));
-            return Ok(());
-        }
-        if !around.superuser && !around.inherited.contains(owner) {
-            let why = "the restoring role does not inherit from it";
-            self.left_out.push(format!("{} cannot be given to {name}: {why}", described(entry)));
-            return Ok(());
-        }
-        for batch in objects.chunks(OBJECT_BATCH) {
-            let statements: Vec<Vec<u8>> = batch
-                .iter()
-                .map(|object| [b"ALTER ", object.as_slice(), b" OWNER TO ", &sql::identifier(owner)].concat())
-                .collect();
-            let if_refused = (!around.superuser).then(|| format!("{} cannot be given to {name}", described(entry)));
-            self.steps.push(Step { statements, if_refused, defines: false });
-        }
-        Ok(())
-    }
-
-    /// `GRANT` and `REVOKE`, for each of `objects` where the entry stands for several large objects.
-    fn add_privileges(
-        &mut self,
-        entry: &Entry,
-        statements: &[&[u8]],
-        objects: &[u32],
-        around: &Surroundings,
-    ) -> Result<(), ScriptError> {
-        let mut acting_as: Option<Vec<u8>> = None;
-        let mut unknown_actor = false;
-        for &statement in statements {
-            let words = sql::words(statement);
-            if words.starts_with(&[b"SET", b"SESSION", b"AUTHORIZATION"]) {
-                let actor = words.get(3).map(|word| sql::unquoted(word)).unwrap_or_default();
-                unknown_actor = !around.roles.contains(&actor);
-                acting_as = Some(actor);
-                continue;
-            }
-            if words.starts_with(&[b"RESET", b"SESSION", b"AUTHORIZATION"]) {
-                (acting_as, unknown_actor) = (None, false);
-                continue;
-            }
-            if !admit::is_expected_privilege(&words) {
-                return Err(unexpected(entry, statement));
-            }
-            let missing = sql::privilege_roles(&words).into_iter().find(|role| !around.roles.contains(role));
-            if missing.is_some() || unknown_actor {
-                let role = missing.or_else(|| acting_as.clone()).unwrap_or_default();
-                self.left_out.push(format!(
-                    "a privilege of {}: there is no role {}",
-                    described(entry),
-                    String::from_utf8_lossy(&role)
-                ));
-                continue;
-            }
-            let each: Vec<Vec<u8>> = if objects.is_empty() {
-                vec![statement.to_vec()]
-            } else {
-                objects
-                    .iter()
-                    .map(|oid| sql::with_large_object(statement, *oid).ok_or_else(|| unexpected(entry, statement)))
-                    .collect::<Result<_, _>>()?
-            };
-            for batch in each.chunks(OBJECT_BATCH) {
-                let mut statements = batch.to_vec();
-                if let Some(actor) = &acting_as {
-                    statements.insert(0, [b"SET SESSION AUTHORIZATION ", sql::identifier(actor).as_slice()].concat());
-                    statements.push(b"RESET SESSION AUTHORIZATION".to_vec());
-                }
-                let if_refused = (!around.superuser).then(|| format!("a privilege of {}", described(entry)));
-                self.steps.push(Step { statements, if_refused, defines: false });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What a role without superuser may lack the right for, and the data can do without. What depends on it fails, and
-/// says on what.
-fn needs_superuser(entry: &Entry, around: &Surroundings) -> bool {
-    let tag = entry.tag.as_deref().unwrap_or_default();
-    let defn = entry.defn.as_deref().unwrap_or_default();
-    let spared = match entry.desc() {
-        b"COMMENT" => OF_SUPERUSERS.iter().any(|kind| tag.starts_with(kind)),
-        b"FUNCTION" | b"PROCEDURE" => !matches!(language(defn), Some(b"sql" | b"plpgsql")),
-        desc => FOR_SUPERUSERS.contains(&desc),
-    };
-    spared && !around.superuser
-}
-
-/// Whether an entry only says something about others, or puts them to use: without them it is left out as well.
-pub fn hangs_on_others(entry: &Entry) -> bool {
-    let desc = entry.desc();
-    matches!(desc, b"COMMENT" | b"ACL" | b"ACL LANGUAGE") || (FOR_SUPERUSERS.contains(&desc) && desc != b"EXTENSION")
-}
-
-/// The language of a function, as `dumpFunc` in `pg_dump.c` writes it; that of an SQL body is before it, too.
-fn language(defn: &[u8]) -> Option<&[u8]> {
-    const WORD: &[u8] = b"\n    LANGUAGE ";
-    let at = defn.windows(WORD.len()).position(|window| window == WORD)?;
-    defn[at + WORD.len()..].split(u8::is_ascii_whitespace).next()
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
