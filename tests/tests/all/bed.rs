@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome, LambdaOptions, LambdaServer};
 use holdfast_local::postgres::{Cluster, ClusterOptions, Installation};
 use holdfast_local::s3::{BucketOptions, Permissions, S3Options, S3Server, Store};
-use holdfast_shared::domain::Manifest;
+use holdfast_shared::config::{ObjectChecksum, StoreConfig};
+use holdfast_shared::domain::{KeyPrefix, Manifest};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -53,6 +56,28 @@ pub fn rights(function: &str, own: &[&str], any: &[&str]) -> Permissions {
 pub fn rds_rights(function: &str) -> Vec<String> {
     let table: serde_json::Value = serde_json::from_str(include_str!("../../rds-rights.json")).unwrap();
     serde_json::from_value(table[function].clone()).unwrap()
+}
+
+/// What the functions make of such a server, with every right.
+pub async fn connected(s3: &S3Server) -> holdfast_shared::store::Store {
+    let options = S3Options::default();
+    let credentials = Credentials::new(options.access_key, options.secret_key, None, None, "tests");
+    let aws = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build();
+    let config = StoreConfig {
+        bucket: BUCKET.to_owned(),
+        prefix: KeyPrefix::default(),
+        endpoint_url: Some(s3.endpoint()),
+        region: Some(options.region),
+        force_path_style: true,
+        checksum: ObjectChecksum::Crc64Nvme,
+        credentials_secret_arn: None,
+        kms_key_id: None,
+        storage_class: None,
+    };
+    holdfast_shared::store::Store::connect(&aws, config).await.unwrap()
 }
 
 impl Bed {

@@ -4,8 +4,8 @@
 use holdfast_shared::archive::toc::{Entry, Offset, Toc};
 
 use crate::bed::{Bed, run};
+use crate::engine::exists;
 use crate::imports::import;
-use crate::restore::exists;
 use crate::schema;
 
 type Change = fn(&mut Toc);

@@ -10,7 +10,7 @@ use holdfast_shared::plan::clearance::Source;
 use restore_trigger::engine::Receipt;
 
 use crate::bed::{Bed, run};
-use crate::restore::{exists, put, restore};
+use crate::engine::{exists, put, restore};
 use crate::schema;
 
 /// What a database can hold besides [`schema`], for the sake of its definitions.

@@ -7,6 +7,7 @@ mod bed;
 mod concurrency;
 mod connections;
 mod contracts;
+mod engine;
 mod events;
 mod extremes;
 mod guarded;

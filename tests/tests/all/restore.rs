@@ -1,129 +1,14 @@
 //! Our own restore, engine only: the database it makes is the source, and what stock `pg_restore` makes; damage is told
 //! by table and leaves no database behind.
 
-use std::time::{Duration, Instant};
-
-use aws_config::{BehaviorVersion, Region};
-use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use holdfast_local::postgres::Installation;
-use holdfast_local::s3::S3Options;
-use holdfast_shared::config::{ObjectChecksum, StoreConfig};
-use holdfast_shared::domain::ImportName;
-use holdfast_shared::domain::{KeyPrefix, Manifest};
-use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::clearance::{
-    Clearance, Facts, Options, Passkey, Restore, SafetyBackup, Source, TargetServer, clear,
-};
-use holdfast_shared::postgres::connect::Target;
-use holdfast_shared::store::Store;
-use jiff::{SignedDuration, Timestamp};
-use restore_trigger::engine::{Engine, Receipt};
+use holdfast_shared::domain::{ImportName, Manifest};
+use holdfast_shared::plan::clearance::{Restore, Source};
 use serde_json::json;
 
-use crate::bed::{BUCKET, Bed};
+use crate::bed::Bed;
+use crate::engine::{backup, cleared, engine, exists, exported, put, restore};
 use crate::schema;
-
-const WORKERS: usize = 3;
-
-pub async fn store(bed: &Bed) -> Store {
-    let options = S3Options::default();
-    let credentials = Credentials::new(options.access_key, options.secret_key, None, None, "tests");
-    let aws = aws_config::SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(options.region))
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build();
-    let config = StoreConfig {
-        bucket: BUCKET.to_owned(),
-        prefix: KeyPrefix::default(),
-        endpoint_url: Some(bed.s3.endpoint()),
-        region: None,
-        force_path_style: true,
-        checksum: ObjectChecksum::Crc64Nvme,
-        credentials_secret_arn: None,
-        kms_key_id: None,
-        storage_class: None,
-    };
-    Store::connect(&aws, config).await.unwrap()
-}
-
-pub async fn engine(bed: &Bed) -> Engine {
-    let store = store(bed).await;
-    Engine {
-        own_store: store.clone(),
-        store,
-        target: Target::from_url(&bed.cluster.url("postgres")).unwrap(),
-        workers: WORKERS,
-        lock_timeout: Duration::from_secs(10),
-        maintenance_work_mem_mb: 64,
-        deadline: Instant::now() + Duration::from_secs(100),
-    }
-}
-
-pub fn backup(manifest: &Manifest) -> Source {
-    Source::Backup(Box::new(manifest.clone()))
-}
-
-pub fn new(database: &str) -> Restore {
-    Restore::NewDatabase { database: database.to_owned() }
-}
-
-/// Everything that a clearance demands is so.
-pub async fn cleared(bed: &Bed, asked: Restore, source: Source, safety: Option<&Manifest>) -> Clearance {
-    cleared_with(bed, asked, source, safety, |_| ()).await
-}
-
-pub async fn cleared_with(
-    bed: &Bed,
-    asked: Restore,
-    source: Source,
-    safety: Option<&Manifest>,
-    choose: impl FnOnce(&mut Options),
-) -> Clearance {
-    let mut options = Options::default();
-    choose(&mut options);
-    let client = bed.cluster.connect("postgres").await.unwrap();
-    let identifier: String =
-        client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).await.unwrap().get(0);
-    let databases = client.query("SELECT datname::text FROM pg_database", &[]).await.unwrap();
-    let facts = Facts {
-        restore: asked,
-        options,
-        source,
-        passkey: Passkey::Accepted,
-        environment: "test".parse().unwrap(),
-        target: Some(TargetServer {
-            major: u32::from(bed.cluster.major()),
-            system_identifier: Some(identifier.clone()),
-            environment: Some("test".to_owned()),
-            databases: databases.iter().map(|row| row.get(0)).collect(),
-            ..TargetServer::default()
-        }),
-        configured_system_identifier: Some(identifier),
-        safety_backup: safety.map(SafetyBackup::of),
-        safety_window: SignedDuration::from_mins(5),
-        now: Timestamp::now(),
-    };
-    clear(facts).unwrap()
-}
-
-pub async fn restore(bed: &Bed, source: Source, name: &str) -> Result<Receipt, Fault> {
-    let clearance = cleared(bed, new(name), source, None).await;
-    engine(bed).await.carry_out(clearance).await
-}
-
-/// Version and size.
-pub async fn put(bed: &Bed, key: &str, body: Vec<u8>) -> (Option<String>, u64) {
-    let size = body.len() as u64;
-    let sent = bed.client().await.put_object().bucket(BUCKET).key(key).body(body.into()).send().await.unwrap();
-    (sent.version_id, size)
-}
-
-pub async fn exists(bed: &Bed, database: &str) -> bool {
-    let client = bed.cluster.connect("postgres").await.unwrap();
-    let sql = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
-    client.query_one(sql, &[&database]).await.unwrap().get(0)
-}
 
 /// Exports, restores with our engine and with `pg_restore`, and compares both with the source.
 async fn equals_its_source(major: u16, compression: &str) {
@@ -307,12 +192,6 @@ async fn partitions_by_the_hash_of_an_enum_are_proved_as_one() {
     let same = "SELECT (SELECT count(*) FROM (TABLE hashed EXCEPT TABLE plain) d), (SELECT count(*) FROM hashed)";
     let row = bed.cluster.connect("restored").await.unwrap().query_one(same, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (0, 1_000));
-}
-
-pub async fn exported(bed: &Bed, database: &str) -> Manifest {
-    bed.register_export(database, &[]);
-    let receipt = bed.export(json!({"purpose": "test"})).await;
-    bed.manifest(&receipt).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use holdfast_local::postgres::{Cluster, ClusterOptions};
 use holdfast_shared::plan::clearance::Restore;
 
 use crate::bed::Bed;
-use crate::restore::{backup, cleared, cleared_with, engine, exported, new};
+use crate::engine::{backup, cleared, cleared_with, engine, exported, new};
 
 /// A value of each type, its edges, and what cannot be converted; `g` is the row's number. Each table is large enough to
 /// be loaded in binary.

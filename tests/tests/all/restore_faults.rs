@@ -11,7 +11,7 @@ use holdfast_shared::plan::clearance::Restore;
 use serde_json::json;
 
 use crate::bed::{BUCKET, Bed};
-use crate::restore::{backup, cleared, engine, exists, exported};
+use crate::engine::{backup, cleared, engine, exists, exported};
 use crate::scene::struck;
 
 async fn fails(bed: &Bed, asked: Restore, manifest: &Manifest, seconds: u64) -> Fault {

@@ -7,7 +7,7 @@ use holdfast_shared::postgres::connect::Target;
 use restore_trigger::engine::{Engine, Receipt};
 
 use crate::bed::Bed;
-use crate::restore::{backup, cleared, cleared_with, engine, exists, exported, put};
+use crate::engine::{backup, cleared, cleared_with, engine, exists, exported, put};
 use crate::schema;
 
 const MASTER: &str = "

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use crate::bed::Bed;
-use crate::restore::{backup, cleared, engine, exported, put};
+use crate::engine::{backup, cleared, engine, exported, put};
 use crate::schema;
 
 const SCHEMA: &str = "restore_20250621-143000";

@@ -3,18 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use aws_sdk_s3::config::{Credentials, SharedCredentialsProvider};
 use futures::future::join_all;
 use holdfast_local::lambda::{InvokeOptions, InvokeOutcome};
 use holdfast_local::proxy::{Proxy, ProxyOptions};
 use holdfast_local::s3::{BucketOptions, Fault, FaultAction, S3Options, S3Server};
-use holdfast_shared::config::{ObjectChecksum, StoreConfig};
-use holdfast_shared::domain::{BackupId, KeyPrefix, ObjectKey};
-use holdfast_shared::store::Store;
+use holdfast_shared::domain::{BackupId, ObjectKey};
 use holdfast_shared::store::lease::Acquired;
 use serde_json::{Value, json};
 
-use crate::bed::{BUCKET, Bed, EXPORT};
+use crate::bed::{BUCKET, Bed, EXPORT, connected};
 use crate::scene::{
     HELD, MAJOR, SEVERAL_PARTS, all_proved, change_lease, killed_at, larger_database, lease_key, let_lease_expire,
     listed, night, proved, small_database, struck, until,
@@ -260,27 +257,6 @@ async fn a_run_that_nears_its_deadline_stops_says_how_far_it_came_and_leaves_not
     assert_eq!(bed.manifests(), Vec::<String>::new());
     bed.store().faults().clear();
     assert_eq!(bed.export(night(0)).await["id"], "20250101-020000");
-}
-
-async fn connected(s3: &S3Server) -> Store {
-    let options = S3Options::default();
-    let credentials = Credentials::new(options.access_key, options.secret_key, None, None, "tests");
-    let aws = aws_config::SdkConfig::builder()
-        .behavior_version(aws_config::BehaviorVersion::latest())
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .build();
-    let config = StoreConfig {
-        bucket: BUCKET.to_owned(),
-        prefix: KeyPrefix::default(),
-        endpoint_url: Some(s3.endpoint()),
-        region: Some(options.region),
-        force_path_style: true,
-        checksum: ObjectChecksum::Crc64Nvme,
-        credentials_secret_arn: None,
-        kms_key_id: None,
-        storage_class: None,
-    };
-    Store::connect(&aws, config).await.unwrap()
 }
 
 /// The lines that are tracing's; the others have to be metrics.
