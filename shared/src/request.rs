@@ -16,6 +16,22 @@ pub fn read<T: DeserializeOwned>(fields: Map<String, Value>, known: &[&str]) -> 
         let message = format!("the request has unknown fields: {}", unknown.join(", "));
         return Err(Fault::new("request-unknown-fields", message).hint(format!("known fields: {}", known.join(", "))));
     }
+    read_known(fields)
+}
+
+/// Reads a request, all of whose fields are known and none of which is needed.
+///
+/// # Errors
+/// `request-malformed`, which names the field.
+pub fn read_known<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, Fault> {
+    // serde does not say which field it is: each is looked at alone.
+    for (name, value) in &fields {
+        let alone = Map::from_iter([(name.clone(), value.clone())]);
+        if let Err(error) = serde_json::from_value::<T>(Value::Object(alone)) {
+            let problem = error.to_string().replace("expected a sequence", "expected a list");
+            return Err(malformed(format!("{name}: {problem}")));
+        }
+    }
     serde_json::from_value(Value::Object(fields)).map_err(|error| malformed(crate::fault::chain(&error)))
 }
 

@@ -12,6 +12,7 @@ use holdfast_shared::telemetry::{Unit, emit_metrics};
 use restore_trigger::engine::Engine;
 use serde_json::{Value, json};
 
+use crate::answer::About;
 use crate::last_time;
 use crate::rds::{self, Making, Progress};
 
@@ -65,6 +66,7 @@ pub async fn carry_out(context: Context<'_>, clearance: Clearance) -> Result<End
     let mode = clearance.restore().mode();
     let whole = clearance.source().manifest().filter(|_| last_time::is_whole(clearance.restore())).cloned();
     let is_drill = matches!(clearance.restore(), Restore::Verify { .. });
+    let about = About::of(&clearance);
     let receipt = engine.carry_out(clearance).await?;
     if let Some(manifest) = &whole {
         last_time::remember(context.store, &context.config.environment, mode, manifest, &receipt).await;
@@ -79,7 +81,7 @@ pub async fn carry_out(context: Context<'_>, clearance: Clearance) -> Result<End
             &[("request_id", json!(context.request_id))],
         );
     }
-    serde_json::to_value(receipt).map(Ended::Succeeded).map_err(|error| Fault::from_error("internal", &error))
+    about.answer(&receipt).map(Ended::Succeeded)
 }
 
 /// Has RDS make a server and follows it for as long as there is time; what it is not done with then is waited for.

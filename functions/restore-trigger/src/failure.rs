@@ -30,12 +30,13 @@ impl<E: Into<Fault>> From<E> for Failure {
 
 /// What is wrong with what was asked for is a refusal; a store that does not answer is a failure.
 pub fn not_to_be_had(fault: Fault) -> Failure {
-    const REFUSED: [&str; 12] = [
+    const REFUSED: [&str; 13] = [
         "backup-not-found",
         "backup-expired",
         "manifest-unreadable",
         "import-not-found",
         // Seen only once the archive and the live tables are.
+        "import-not-an-archive",
         "restore-tables-not-found",
         "restore-tables-collide",
         "restore-table-without-rows",

@@ -184,6 +184,7 @@ impl Guard<'_> {
             configured_system_identifier: self.config.target_system_identifier.clone(),
             safety_backup,
             safety_window: self.safety_window(),
+            accepts_left_out: request.accepts_left_out.clone(),
             now: Timestamp::now(),
         }
     }

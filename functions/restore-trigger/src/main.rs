@@ -1,5 +1,6 @@
 //! `restore-trigger`: restores backups, once passkey, environment, server and safety backup have been seen.
 
+mod answer;
 mod audit;
 mod carry_out;
 mod failure;

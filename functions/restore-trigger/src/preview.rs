@@ -4,6 +4,7 @@ use holdfast_shared::domain::{BackupId, Manifest};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::thaw::{Archive, thaw_refusals};
 use holdfast_shared::plan::clearance::{Facts, Passkey, Refusal, Restore, Source, refusals};
+use holdfast_shared::store::read::{ArchiveError, ArchiveSource};
 use holdfast_shared::store::thaw::{Readiness, Stored};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -35,6 +36,13 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
         Some((found, dump)) => kept(found.stored(&dump).await, &mut faults).flatten(),
         None => None,
     };
+    // What is no archive is not found out by whoever restores it.
+    if let (Some(found), Some(Stored { readiness: Readiness::Readable, .. })) = (&found, &stored)
+        && let (Source::Import { size_bytes, version_id, .. }, Some(dump)) = (&found.source, found.dump())
+    {
+        let opened = ArchiveSource::open(&found.store, &dump.key, version_id.as_deref(), Some(*size_bytes)).await;
+        kept(opened.map_err(ArchiveError::of_import), &mut faults);
+    }
     let (source, warnings) = found.map_or((None, Vec::new()), |found| (Some(found.source), found.warnings));
     // Names can be told without the backup; what depends on it is then left out.
     let stand_in = source.clone().unwrap_or(Source::Previous);
@@ -236,6 +244,10 @@ fn steps(request: &RestoreRequest, facts: &Facts, source: Option<&Source>) -> Ve
             proof.to_owned(),
             format!("end the sessions on {database}, rename it to {previous} and {shadow} to {database}"),
             match facts.options.keep_previous_days {
+                None if !facts.accepts_left_out.is_empty() => format!(
+                    "keep {previous} until it is dropped by hand: nothing else has {}; mode undo takes it back",
+                    patterns(&facts.accepts_left_out)
+                ),
                 Some(days) => format!("keep {previous} for {days} days; mode undo takes it back"),
                 None => format!("keep {previous} until it is dropped by hand; mode undo takes it back"),
             },

@@ -263,6 +263,7 @@ async fn attempt(rds: &Rds, making: &Making, request_id: &str) -> Result<Progres
         "engine": server.engine,
         "engine_version": server.engine_version,
         "made_of": making.made_of,
+        "next": "connect to the endpoint; nothing that existed was changed, and the server is yours to delete",
     })))
 }
 

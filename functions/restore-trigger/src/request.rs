@@ -2,11 +2,13 @@
 
 mod mode;
 
+use holdfast_shared::domain::object_key::ImportNameError;
 use holdfast_shared::domain::{BackupId, Environment, ImportName, TablePattern};
 use holdfast_shared::event::{Trigger, parse};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::rds::Wanted;
 use holdfast_shared::plan::clearance::{Options, Tier};
+use holdfast_shared::request::{malformed, read_known};
 use holdfast_shared::secret::Secret;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -76,6 +78,8 @@ pub struct RestoreRequest {
     /// What the new one is to have otherwise than its source.
     pub wanted: Wanted,
     pub options: Options,
+    /// What a swap may leave in the database that it puts aside.
+    pub accepts_left_out: Vec<TablePattern>,
     pub take_safety_backup: bool,
     pub requested_by: String,
     /// As it came, without the passkey: for the record.
@@ -100,7 +104,7 @@ impl RestoreRequest {
 #[serde(default)]
 struct Fields {
     backup: Option<String>,
-    before: Option<Timestamp>,
+    before: Option<String>,
     source_database: Option<String>,
     import: Option<String>,
     target_database: Option<String>,
@@ -115,6 +119,7 @@ struct Fields {
     continue_on_error: bool,
     copy_as_text: bool,
     take_safety_backup: bool,
+    accept_left_out: Vec<TablePattern>,
     keep_previous_days: Option<u32>,
     tier: Tier,
     requested_by: Option<String>,
@@ -174,14 +179,12 @@ fn not_from(what: &str) -> Fault {
         .hint("invoke the function with a request; only a drill (mode verify) may be scheduled")
 }
 
-fn malformed(problem: impl Into<String>) -> Fault {
-    Fault::new("request-malformed", problem).hint("docs/events.md shows the request")
-}
-
 fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
     // Taken out before anything that could quote it looks at the rest.
     let passkey = match fields.remove("passkey") {
         None | Some(Value::Null) => None,
+        // Of a variable that is not set. Nobody's guess.
+        Some(Value::String(text)) if text.is_empty() => None,
         Some(Value::String(text)) => Some(Secret::new(text)),
         Some(_) => return Err(malformed("passkey is not text")),
     };
@@ -189,9 +192,10 @@ fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
     let known = |name: &&str| COMMON_FIELDS.contains(name) || mode.fields().contains(name);
     let unknown: Vec<&str> = fields.keys().map(String::as_str).filter(|name| !known(name)).collect();
     if !unknown.is_empty() {
-        let message = format!("mode {} has no fields {}", mode.as_str(), unknown.join(", "));
+        let fields = if unknown.len() == 1 { "field" } else { "fields" };
+        let message = format!("mode {} has no {fields} {}", mode.as_str(), unknown.join(", "));
         return Err(Fault::new("request-unknown-fields", message).hint(format!(
-            "it takes {}, {}",
+            "it takes {}, {}; docs/events.md has those of other modes",
             COMMON_FIELDS.join(", "),
             mode.fields().join(", ")
         )));
@@ -201,14 +205,18 @@ fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
     if plan_only {
         asked.insert("plan_for".into(), json!(mode.as_str()));
     }
-    let fields: Fields = serde_json::from_value(Value::Object(fields))
-        .map_err(|error| Fault::from_error("request-malformed", &error).hint("docs/events.md shows the request"))?;
+    let fields: Fields = read_known(fields)?;
     let requested_by = fields.requested_by.clone().unwrap_or_else(|| by.to_owned());
     if requested_by.is_empty() || requested_by.len() > WHO_LIMIT || requested_by.chars().any(char::is_control) {
         return Err(malformed(format!("requested_by is not 1 to {WHO_LIMIT} bytes of plain text")));
     }
     if fields.keep_previous_days.is_some_and(|days| !(1..=KEEP_DAYS_LIMIT).contains(&days)) {
         return Err(malformed(format!("keep_previous_days is not between 1 and {KEEP_DAYS_LIMIT}")));
+    }
+    if fields.keep_previous_days.is_some() && !fields.accept_left_out.is_empty() {
+        return Err(malformed(
+            "keep_previous_days does not go with accept_left_out: what is left out is nowhere but in the database put aside",
+        ));
     }
     if (mode == Mode::Tables) == fields.tables.is_empty() {
         return Err(malformed("mode tables needs tables, such as [\"public.orders\"]"));
@@ -239,6 +247,7 @@ fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
             tier: fields.tier,
             keep_previous_days: fields.keep_previous_days,
         },
+        accepts_left_out: fields.accept_left_out,
         take_safety_backup: fields.take_safety_backup,
         requested_by,
         asked: Value::Object(asked),
@@ -255,9 +264,23 @@ fn mode(fields: &mut Map<String, Value>) -> Result<(Mode, bool), Fault> {
     } else {
         fields.remove("mode")
     };
-    let mode = named.map_or(Ok(Mode::NewDatabase), serde_json::from_value);
-    let mode = mode.map_err(|error| Fault::from_error("request-malformed", &error).with_context("mode"))?;
-    Ok((mode, plan_only))
+    let mode = match &named {
+        None => Some(Mode::NewDatabase),
+        Some(named) => Mode::ALL.into_iter().find(|mode| named == mode.as_str()),
+    };
+    mode.map(|mode| (mode, plan_only)).ok_or_else(|| {
+        let named = named.unwrap_or_default();
+        let known = Mode::ALL.map(Mode::as_str).join(", ");
+        malformed(if plan_only {
+            format!("plan_for: there is no mode {named} to plan: it is one of {known}")
+        } else {
+            format!("there is no mode {named}: it is one of {known}, or plan, which changes nothing")
+        })
+    })
+}
+
+fn time(field: &str, text: &str) -> Result<Timestamp, Fault> {
+    text.parse().map_err(|_| malformed(format!("{field}: {text:?} is not a time like 2025-06-21T14:00:00Z")))
 }
 
 fn source(mode: Mode, fields: &Fields) -> Result<SourceChoice, Fault> {
@@ -271,9 +294,7 @@ fn source(mode: Mode, fields: &Fields) -> Result<SourceChoice, Fault> {
             let moment = match fields.moment.as_deref() {
                 None => return Err(malformed("mode rds_point_in_time needs moment: a time, or latest")),
                 Some("latest") => None,
-                Some(text) => {
-                    Some(text.parse().map_err(|_| malformed("moment is not a time like 2025-06-21T14:00:00Z"))?)
-                }
+                Some(text) => Some(time("moment", text)?),
             };
             return Ok(SourceChoice::RdsMoment(moment));
         }
@@ -283,10 +304,11 @@ fn source(mode: Mode, fields: &Fields) -> Result<SourceChoice, Fault> {
         if fields.backup.is_some() || fields.before.is_some() || fields.source_database.is_some() {
             return Err(malformed("import goes with none of backup, before and source_database"));
         }
-        let name = name.parse().map_err(|error| Fault::from_error("request-malformed", &error))?;
+        let name = name.parse().map_err(|error: ImportNameError| malformed(error.to_string()))?;
         return Ok(SourceChoice::Import(name));
     }
-    let text = match (&fields.backup, fields.before) {
+    let before = fields.before.as_deref().map(|text| time("before", text)).transpose()?;
+    let text = match (&fields.backup, before) {
         (Some(text), _) => text.as_str(),
         (None, Some(_)) => "latest",
         (None, None) if mode == Mode::Verify => "latest",
@@ -299,7 +321,7 @@ fn source(mode: Mode, fields: &Fields) -> Result<SourceChoice, Fault> {
             (which, Some(environment))
         }
     };
-    let which = match (which, fields.before) {
+    let which = match (which, before) {
         ("latest", before) => Which::Latest { before },
         (_, Some(_)) => return Err(malformed("before goes with latest, not with an id")),
         (id, None) => Which::Id(id.parse().map_err(|error| Fault::from_error("request-malformed", &error))?),

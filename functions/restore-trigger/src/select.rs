@@ -86,20 +86,17 @@ pub async fn backup(
         Which::Latest { before } => {
             let database = choice.database.as_deref().unwrap_or(live_database);
             let mut newest = Newest::new(&store, before).await?;
-            let mut others: Vec<String> = Vec::new();
+            let mut others: Vec<(String, Option<Environment>)> = Vec::new();
             while let Some(manifest) = newest.next().await? {
                 if manifest.environment != *of || manifest.source.database != database {
-                    let other = format!("{} in {}", manifest.source.database, manifest.environment);
+                    let environment = (manifest.environment != *of).then(|| manifest.environment.clone());
+                    let other = (manifest.source.database.clone(), environment);
                     if !others.contains(&other) {
                         others.push(other);
                     }
                     continue;
                 }
-                // A backup of chosen tables is not what anybody means by the latest one.
-                if manifest.state == State::Complete
-                    && manifest.verified.is_some()
-                    && manifest.selection.include.is_empty()
-                {
+                if manifest.state == State::Complete && manifest.verified.is_some() && !is_of_chosen_tables(&manifest) {
                     let warnings = newest.warnings;
                     return Ok(Found { source: Source::Backup(Box::new(manifest)), store, warnings });
                 }
@@ -112,13 +109,28 @@ pub async fn backup(
                     store.config().bucket
                 ),
             );
+            let asked_for = |(other, environment): (String, Option<Environment>)| {
+                let named = if other == database { String::new() } else { format!("\"source_database\":{other:?}") };
+                let latest = environment.map(|environment| format!("\"backup\":\"latest@{environment}\""));
+                let fields: Vec<String> = latest.into_iter().chain(Some(named).filter(|n| !n.is_empty())).collect();
+                fields.join(" with ")
+            };
+            let others: Vec<String> = others.into_iter().map(asked_for).collect();
             Err(if others.is_empty() {
                 fault
             } else {
-                fault.hint(format!("there are backups of {}: name it with source_database or an id", others.join(", ")))
+                fault.hint(format!("there are others, to be asked for with {}", others.join(", or with ")))
             })
         }
     }
+}
+
+/// A backup of chosen tables is not what anybody means by the latest one, unless they are all that the deployment
+/// backs up: what a schedule or an alarm starts takes its tables from the configuration.
+fn is_of_chosen_tables(manifest: &Manifest) -> bool {
+    let of = format!("{}/{} ", manifest.environment, manifest.source.database);
+    let event = manifest.event_key.strip_prefix(&of).unwrap_or_default();
+    !manifest.selection.include.is_empty() && !event.starts_with("schedule:") && !event.starts_with("alarm:")
 }
 
 /// One manifest, by its id.

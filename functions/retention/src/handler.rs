@@ -313,7 +313,9 @@ fn failed(outcome: &Outcome) -> Result<(), Fault> {
 
 fn refused(refusal: &Refusal) -> Fault {
     let (code, hint) = match refusal {
-        Refusal::Unknown(_) => ("retention-backup-unknown", None),
+        Refusal::Unknown(_) => {
+            ("retention-backup-unknown", Some("an id is YYYYMMDD-HHMMSS in UTC; a dry run lists those there are"))
+        }
         Refusal::OtherEnvironment { .. } => ("retention-other-environment", Some("RETENTION_ENVIRONMENTS names those")),
         Refusal::NotUnderstood { .. } => ("retention-not-understood", Some("what is not understood is not deleted")),
         Refusal::Pinned { .. } => ("retention-pinned", Some("wait for what uses it, or remove the pin")),

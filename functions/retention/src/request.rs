@@ -54,7 +54,7 @@ pub fn understand(event: &Value) -> Result<Request, Fault> {
 fn direct(fields: serde_json::Map<String, Value>) -> Result<Request, Fault> {
     let direct: Direct = request::read(fields, &DIRECT_FIELDS)?;
     if direct.force.is_some() && direct.force != direct.delete {
-        return Err(Fault::new("request-malformed", "force does not repeat the id that delete names"));
+        return Err(request::malformed("force does not repeat the id that delete names"));
     }
     let delete = direct.delete.map(|id| Deletion { id, forced: direct.force.is_some() });
     Ok(Request { scheduled: false, dry_run: direct.dry_run, override_anomaly: direct.override_anomaly, delete })

@@ -50,7 +50,7 @@ impl ExportRequest {
 struct Direct {
     purpose: Option<String>,
     notes: Option<String>,
-    tables: Vec<TablePattern>,
+    tables: Option<Vec<TablePattern>>,
     exclude_tables: Vec<TablePattern>,
     exclude_data: Vec<TablePattern>,
     requested_by: Option<String>,
@@ -114,6 +114,13 @@ fn direct(
     if direct.notes.as_ref().is_some_and(|notes| notes.len() > NOTES_LIMIT) {
         return Err(malformed(format!("notes are longer than {NOTES_LIMIT} bytes")));
     }
+    // What a script's unset variable makes is not to be every table, or the backup of another day.
+    if direct.tables.as_ref().is_some_and(Vec::is_empty) {
+        return Err(malformed("tables is empty: leave it out for all tables"));
+    }
+    if direct.idempotency_key.as_ref().is_some_and(String::is_empty) {
+        return Err(malformed("idempotency_key is empty"));
+    }
     let identity = direct.idempotency_key.unwrap_or_else(|| request_id.to_owned());
     let merge = |configured: &[TablePattern], more: Vec<TablePattern>| [configured.to_vec(), more].concat();
     Ok(ExportRequest {
@@ -125,7 +132,7 @@ fn direct(
         created_by: direct.requested_by.unwrap_or_else(|| "invoke".to_owned()),
         selection: Selection {
             // A request may choose fewer tables than the configuration, never others.
-            include: if direct.tables.is_empty() { configured.include.clone() } else { direct.tables },
+            include: direct.tables.unwrap_or_else(|| configured.include.clone()),
             exclude: merge(&configured.exclude, direct.exclude_tables),
             exclude_data: merge(&configured.exclude_data, direct.exclude_data),
         },
@@ -193,6 +200,8 @@ mod tests {
             (json!({"purpose":"x","bucket":"evil"}), "request-unknown-fields"),
             (json!({"tables":"public.*"}), "request-malformed"),
             (json!({"tables":["."]}), "request-malformed"),
+            (json!({"tables":[]}), "request-malformed"),
+            (json!({"idempotency_key":""}), "request-malformed"),
             (json!({"purpose":"a b"}), "request-malformed"),
             (json!({"source":"aws.s3","detail-type":"Object Created","detail":{}}), "event-not-for-this-function"),
             (json!(7), "event-not-an-object"),
@@ -202,5 +211,6 @@ mod tests {
             assert_eq!(fault.code, code, "{event}");
         }
         assert!(refused(json!({"bucket":"evil","role":"x"})).message.contains("bucket, role"));
+        assert!(refused(json!({"purpose":"x","notes":7})).message.starts_with("notes: "));
     }
 }

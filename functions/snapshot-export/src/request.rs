@@ -175,7 +175,7 @@ fn direct(
         return match (mode.as_str(), alone) {
             (POLL, true) => Ok(Request::Poll),
             (POLL, false) => Err(malformed("mode poll takes no other field")),
-            _ => Err(malformed(format!("{mode:?} is not a mode (poll)"))),
+            _ => Err(malformed(format!("there is no mode {mode:?}: the only one is poll"))),
         };
     }
     only::check(&direct.tables).map_err(|error| {

@@ -85,7 +85,8 @@ impl SafetyBackup {
     }
 }
 
-fn left_out(manifest: &Manifest) -> impl Iterator<Item = &TablePattern> {
+/// Patterns of what a backup does not have, or not the rows of.
+pub fn left_out(manifest: &Manifest) -> impl Iterator<Item = &TablePattern> {
     manifest.selection.exclude.iter().chain(&manifest.selection.exclude_data)
 }
 
@@ -104,6 +105,8 @@ pub struct Facts {
     pub safety_backup: Option<SafetyBackup>,
     /// How old it may be.
     pub safety_window: SignedDuration,
+    /// What the request knows to be left out: a swap leaves it in the database that it puts aside.
+    pub accepts_left_out: Vec<TablePattern>,
     pub now: Timestamp,
 }
 
@@ -239,15 +242,16 @@ fn source_refusals(facts: &Facts) -> Vec<Refusal> {
     }
     if matches!(facts.restore, Restore::Swap { .. }) {
         let selection = &manifest.selection;
-        let lists =
-            [("only", &selection.include), ("not", &selection.exclude), ("no rows of", &selection.exclude_data)];
-        let told = lists.into_iter().filter(|(_, patterns)| !patterns.is_empty()).map(|(word, patterns)| {
-            let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-            format!("{word} {}", patterns.join(", "))
-        });
-        let left_out: Vec<String> = told.collect();
-        if !left_out.is_empty() {
-            refusals.push(Refusal::BackupPartial { id, left_out: left_out.join("; ") });
+        let listed =
+            |patterns: &[TablePattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if !selection.include.is_empty() {
+            refusals.push(Refusal::BackupOfChosenTables { id, tables: listed(&selection.include) });
+        }
+        if left_out(manifest).any(|pattern| !facts.accepts_left_out.contains(pattern)) {
+            let lists = [("not", &selection.exclude), ("no rows of", &selection.exclude_data)];
+            let told = lists.into_iter().filter(|(_, patterns)| !patterns.is_empty());
+            let told: Vec<String> = told.map(|(word, patterns)| format!("{word} {}", listed(patterns))).collect();
+            refusals.push(Refusal::BackupPartial { id, left_out: told.join("; ") });
         }
     }
     refusals
@@ -316,8 +320,9 @@ fn database_refusals(restore: &Restore, server: &TargetServer) -> Vec<Refusal> {
             refusals.push(Refusal::TargetMissing { name: name.to_owned() });
         }
     }
+    let chosen = matches!(restore, Restore::NewDatabase { .. });
     let exist = restore.created().into_iter().filter(|name| server.databases.contains(*name));
-    refusals.extend(exist.map(|name| Refusal::TargetExists { name: name.to_owned() }));
+    refusals.extend(exist.map(|name| Refusal::TargetExists { name: name.to_owned(), chosen }));
     if let Restore::Undo { database, previous, .. } = restore
         && previous.as_ref().is_none_or(|previous| !server.databases.contains(previous))
     {
@@ -326,12 +331,16 @@ fn database_refusals(restore: &Restore, server: &TargetServer) -> Vec<Refusal> {
     refusals
 }
 
-/// What the restore may overwrite and the safety backup does not have. What an undo replaces is put aside whole.
+/// What the restore may overwrite and the safety backup does not have. What an undo replaces is put aside whole, and so
+/// is what a swap does, which has to be told that nothing else has it.
 fn lacks<'a>(facts: &Facts, backup: &'a SafetyBackup) -> Option<&'a TablePattern> {
     if matches!(facts.restore, Restore::Undo { .. }) {
         return None;
     }
-    let spared: Vec<&TablePattern> = facts.source.manifest().into_iter().flat_map(left_out).collect();
+    let mut spared: Vec<&TablePattern> = facts.source.manifest().into_iter().flat_map(left_out).collect();
+    if matches!(facts.restore, Restore::Swap { .. }) {
+        spared.extend(&facts.accepts_left_out);
+    }
     backup.left_out.iter().find(|pattern| !spared.contains(pattern))
 }
 
@@ -340,6 +349,7 @@ fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
         return None;
     }
     let database = facts.restore.target();
+    let mut lacking = false;
     let newest = match &facts.safety_backup {
         None => "there is none".to_owned(),
         Some(backup) => {
@@ -353,7 +363,11 @@ fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
             } else if !backup.whole {
                 format!("{} is of chosen tables only", backup.id)
             } else if let Some(pattern) = lacks(facts, backup) {
-                format!("{} leaves out {pattern}, and what is restored may not", backup.id)
+                lacking = true;
+                format!(
+                    "{} leaves out {pattern}, which would be replaced by what the restored backup has of it",
+                    backup.id
+                )
             } else if age < -CLOCK_TOLERANCE {
                 format!("{} lies in the future", backup.id)
             } else if age > facts.safety_window {
@@ -368,5 +382,6 @@ fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
         database: database.to_owned(),
         minutes: facts.safety_window.as_mins(),
         newest,
+        lacks: lacking,
     })
 }

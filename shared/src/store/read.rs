@@ -132,6 +132,8 @@ pub enum ArchiveError {
     Missing { key: String },
     #[error("{key} has {found} bytes, its manifest says {expected}")]
     Size { key: String, found: u64, expected: u64 },
+    #[error("{key} is no archive of pg_dump -Fc: it {looks}")]
+    NotAnArchive { key: String, looks: &'static str },
     #[error("the table of contents of {key} cannot be read")]
     Toc {
         key: String,
@@ -162,7 +164,11 @@ impl ArchiveSource {
                 facts.size_bytes
             }
         };
+        let not_one = |looks| ArchiveError::NotAnArchive { key: key.to_owned(), looks };
         let unreadable = |source| ArchiveError::Toc { key: key.to_owned(), source };
+        if size_bytes == 0 {
+            return Err(not_one("is empty"));
+        }
         let mut head = Vec::new();
         let mut wanted = FIRST_HEAD_BYTES;
         loop {
@@ -185,6 +191,7 @@ impl ArchiveSource {
                     });
                 }
                 Err(error) if error.is_truncated() && end < size_bytes && wanted < MAX_HEAD_BYTES => wanted *= 2,
+                Err(TocError::NotAnArchive) => return Err(not_one(looks_like(&head))),
                 Err(error) => return Err(unreadable(error)),
             }
         }
@@ -196,13 +203,48 @@ impl ArchiveSource {
     }
 }
 
+/// What people have instead of an archive.
+fn looks_like(head: &[u8]) -> &'static str {
+    let begins = |magic: &[u8]| head.starts_with(magic);
+    let mentions = |words: &[u8]| head[..head.len().min(4096)].windows(words.len()).any(|found| found == words);
+    if begins(&[0x1f, 0x8b]) {
+        "is compressed with gzip as a whole; gunzip it first"
+    } else if begins(&[0x28, 0xb5, 0x2f, 0xfd]) || begins(b"BZh") || begins(&[0xfd, b'7', b'z']) || begins(b"PK") {
+        "is compressed as a whole; decompress it first"
+    } else if head.get(257..262) == Some(b"ustar") || begins(b"toc.dat") {
+        "is a tar file, which pg_restore reads if pg_dump wrote it (-Ft), or once it is unpacked (-Fd)"
+    } else if begins(b"--") || mentions(b"PostgreSQL database dump") || mentions(b"CREATE ") || mentions(b"SET ") {
+        "is plain SQL, which psql reads"
+    } else {
+        "does not begin with PGDMP"
+    }
+}
+
+impl ArchiveError {
+    /// Of an object that somebody has brought: what is not an archive is no damage.
+    pub fn of_import(self) -> Fault {
+        let foreign = match &self {
+            Self::NotAnArchive { .. } => true,
+            Self::Toc { source, .. } => {
+                matches!(source, TocError::UnknownVersion { .. } | TocError::NotCustomFormat { .. })
+            }
+            _ => false,
+        };
+        if foreign {
+            return Fault::from_error("import-not-an-archive", &self)
+                .hint("an import is what pg_dump -Fc of PostgreSQL 13 to 18 writes");
+        }
+        self.into()
+    }
+}
+
 impl From<ArchiveError> for Fault {
     fn from(error: ArchiveError) -> Self {
         match error {
             ArchiveError::Store(error) => error.into(),
             ArchiveError::Missing { .. } => Self::from_error("backup-object-missing", &error),
             ArchiveError::Size { .. } => Self::from_error("backup-damaged", &error),
-            ArchiveError::Toc { .. } => Self::from_error("backup-damaged", &error),
+            ArchiveError::NotAnArchive { .. } | ArchiveError::Toc { .. } => Self::from_error("backup-damaged", &error),
         }
     }
 }

@@ -71,6 +71,7 @@ pub async fn cleared_with(
         configured_system_identifier: Some(identifier),
         safety_backup: safety.map(SafetyBackup::of),
         safety_window: SignedDuration::from_mins(5),
+        accepts_left_out: Vec::new(),
         now: Timestamp::now(),
     };
     clear(facts).unwrap()

@@ -219,6 +219,13 @@ async fn the_latest_is_the_newest_that_is_what_it_says() {
     ] {
         assert_eq!(chosen(payload.clone()).await.0, expected, "{payload}");
     }
+    // What a schedule backs up is all that the deployment does.
+    let scheduled = edited(manifest(root, "20250612-000000"), |m| {
+        m["selection"] = json!({"include": ["public.*"]});
+        m["event_key"] = json!("test/shop schedule:arn:nightly:2025-06-12T00:00:00Z");
+    });
+    guarded.put_manifest(root, &scheduled).await;
+    assert_eq!(chosen(json!({"backup": "latest"})).await.0, "20250612-000000");
 }
 
 #[tokio::test]
@@ -388,6 +395,58 @@ async fn changing_what_is_there_needs_a_recent_backup_of_it() {
     assert_eq!(found(&newer).await, safety);
     newer["restorable"] = json!(true);
     assert_eq!(found(&newer).await, json!(id));
+}
+
+#[tokio::test]
+async fn a_deployment_that_leaves_tables_out_swaps_and_loses_nothing() {
+    let guarded = Guarded::with(&[("EXPORT_FUNCTION_NAME", EXPORT)]).await;
+    let settings = [("EXCLUDE_TABLES", "public.orders"), ("EXCLUDE_TABLE_DATA", "public.customers")];
+    guarded.bed.register_export("shop", &settings);
+    let backup = guarded.bed.export(json!({})).await["id"].clone();
+    let swap = json!({"mode": "swap", "backup": backup, "passkey": PASSKEY});
+    let accepting = |patterns: &[&str]| edited(swap.clone(), |swap| swap["accept_left_out"] = json!(patterns));
+    assert_eq!(guarded.refused(swap.clone()).await, "restore-backup-partial");
+    assert_eq!(guarded.refused(accepting(&["public.orders"])).await, "restore-backup-partial");
+    let all = accepting(&["public.orders", "public.customers"]);
+    // Nothing else has these tables: no day is set on which they may go.
+    let dated = edited(all.clone(), |all| all["keep_previous_days"] = json!(7));
+    assert_eq!(guarded.refused(dated).await, "request-malformed");
+
+    let outcome = guarded.ask(all).await;
+    let answer = &outcome.payload;
+    assert!(!outcome.is_error(), "{answer:#}\n{}", outcome.log.join("\n"));
+    let previous = format!("shop_before_{}", backup.as_str().unwrap());
+    assert_eq!((&answer["status"], &answer["previous"]), (&json!("complete"), &json!(previous)));
+    assert_eq!(answer["backup"], backup);
+    let notes = answer["notes"].to_string();
+    assert!(notes.contains("public.orders") && notes.contains("public.customers"), "{notes}");
+    assert!(answer["next"].as_str().unwrap().contains("undo"), "{answer:#}");
+    let count = async |database: &str, table: &str| {
+        let client = guarded.bed.cluster.connect(database).await.unwrap();
+        let row = client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await;
+        row.ok().map(|row| row.get::<_, i64>(0))
+    };
+    assert_eq!((count("shop", "orders").await, count("shop", "customers").await), (None, Some(0)));
+    assert_eq!((count(&previous, "orders").await, count(&previous, "customers").await), (Some(2000), Some(500)));
+
+    let undone = guarded.ask(json!({"mode": "undo", "passkey": PASSKEY})).await;
+    assert!(!undone.is_error(), "{:#}", undone.payload);
+    assert!(undone.payload.get("rows").is_none(), "an undo loads nothing: {:#}", undone.payload);
+    assert_eq!((count("shop", "orders").await, count("shop", "customers").await), (Some(2000), Some(500)));
+
+    // What people bring that is no archive is named as what it is.
+    for (name, body, looks) in
+        [("plain.sql", "--\n-- PostgreSQL database dump\n--\nSET x = 1;\n", "plain SQL"), ("empty.dump", "", "empty")]
+    {
+        guarded.put(&format!("imports/{name}"), body).await;
+        let outcome = guarded.ask(json!({"import": name, "target_database": "brought", "passkey": PASSKEY})).await;
+        assert_eq!(code(&outcome), "import-not-an-archive", "{:#}", outcome.payload);
+        assert!(outcome.payload["errorMessage"].as_str().unwrap().contains(looks), "{:#}", outcome.payload);
+        assert_eq!(guarded.record(&outcome.request_id).await["state"], "refused");
+        let plan = guarded.plan(json!({"mode": "plan", "import": name, "target_database": "brought"})).await;
+        assert_eq!(plan["refusals"][0]["code"], "import-not-an-archive", "{plan:#}");
+    }
+    assert_eq!(guarded.keys("restores/waiting/"), [] as [String; 0]);
 }
 
 #[test]

@@ -76,6 +76,8 @@ async fn by_configuration_and_by_request() {
     let (code, message) = bed.export_fails(json!({"tables": ["app.users", "app.USERS", "nosuch.*"]})).await;
     assert_eq!(code, "tables-not-found");
     assert!(message.contains("app.USERS, nosuch.*") && !message.contains("app.users,"), "{message}");
+    let (code, _) = bed.export_fails(json!({"tables": ["app.users"], "exclude_tables": ["app.*"]})).await;
+    assert_eq!(code, "tables-not-found", "a backup of nothing");
     let receipt = bed.export(json!({"exclude_tables": ["app.gone"], "exclude_data": ["*.tmp_*"]})).await;
     let warnings = receipt["warnings"].to_string();
     assert!(warnings.contains("app.gone") && warnings.contains("*.tmp_*"), "{warnings}");

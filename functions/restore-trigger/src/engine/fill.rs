@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use holdfast_shared::archive::script;
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::rebuild::{Extent, Limits, plan_rebuild};
 use holdfast_shared::postgres::connect::Connector;
 use holdfast_shared::postgres::copy::RawSession;
 use holdfast_shared::postgres::session::copy_fault;
@@ -26,13 +25,7 @@ impl Engine {
     ) -> Result<Receipt, Fault> {
         let toc = &backup.archive.toc;
         let mut receipt = Receipt { database: name.to_owned(), ..Receipt::default() };
-        let data = Extent {
-            offset: backup.archive.data_start,
-            length: backup.archive.size_bytes.saturating_sub(backup.archive.data_start),
-        };
-        let limits = Limits { workers: self.workers, data };
-        let plan = plan_rebuild(&backup.items, &backup.blocks, &limits)
-            .map_err(|error| Fault::from_error("backup-damaged", &error))?;
+        let plan = backup.plan(self.workers)?;
 
         let connector = self.connector(name)?;
         let settings =

@@ -8,7 +8,6 @@ use holdfast_shared::archive::extract::Chosen;
 use holdfast_shared::archive::script;
 use holdfast_shared::domain::TablePattern;
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::rebuild::{Extent, Limits, plan_rebuild};
 use holdfast_shared::postgres::connect::Connector;
 use holdfast_shared::postgres::copy::{CopyError, RawSession};
 use holdfast_shared::postgres::session::{Client, query_fault};
@@ -118,13 +117,8 @@ impl Engine {
         receipt.seconds.before = phase.elapsed().as_secs_f64();
 
         let phase = Instant::now();
-        let data = Extent {
-            offset: backup.archive.data_start,
-            length: backup.archive.size_bytes.saturating_sub(backup.archive.data_start),
-        };
         // Others' sessions do not see the emptied tables: one stream.
-        let plan = plan_rebuild(&backup.items, &backup.blocks, &Limits { workers: 1, data })
-            .map_err(|error| Fault::from_error("backup-damaged", &error))?;
+        let plan = backup.plan(1)?;
         let (sessions, loaded) = load::load(backup, plan.data, vec![session], options.copy_as_text).await?;
         proof::check_loaded(backup, &loaded)?;
         receipt.count(backup, &loaded);

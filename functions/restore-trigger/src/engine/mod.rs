@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::clearance::{Clearance, Restore, Source};
+use holdfast_shared::plan::clearance::{Clearance, Restore, Source, left_out};
 use holdfast_shared::postgres::catalog;
 use holdfast_shared::postgres::connect::{Connector, Session, Target};
 use holdfast_shared::postgres::copy::RawSession;
@@ -145,6 +145,10 @@ impl Engine {
                 let swapped = swapped.await;
                 let mut receipt = self.kept(swapped, made).await?;
                 (receipt.database, receipt.previous) = (database.clone(), Some(previous.clone()));
+                let missing = origin.manifest.iter().flat_map(left_out);
+                receipt
+                    .notes
+                    .extend(missing.map(|pattern| format!("{pattern} was left out of the backup: see {previous}")));
                 Ok(receipt)
             }
             Restore::Undo { database, previous: Some(previous), aside } => {
@@ -239,7 +243,11 @@ impl Engine {
 
     async fn read(&self, origin: &Origin) -> Result<Backup, Fault> {
         let size = Some(origin.size_bytes);
-        let archive = ArchiveSource::open(&origin.store, &origin.key, origin.version_id.as_deref(), size).await?;
+        let archive = ArchiveSource::open(&origin.store, &origin.key, origin.version_id.as_deref(), size).await;
+        let archive = archive.map_err(|error| match &origin.manifest {
+            Some(_) => error.into(),
+            None => error.of_import(),
+        })?;
         Backup::read(archive, origin.manifest.as_ref())
     }
 

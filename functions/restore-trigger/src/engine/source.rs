@@ -9,7 +9,9 @@ use holdfast_shared::archive::toc::{Entry, Offset};
 use holdfast_shared::domain::manifest::{LargeObjects, Table};
 use holdfast_shared::domain::{Manifest, TableDigest, TablePattern};
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::rebuild::{Block, Extent, Item, Kind, Phase};
+use holdfast_shared::plan::rebuild::{
+    Block, Extent, Item, Kind, Limits, Phase, RebuildPlan, RebuildPlanError, plan_rebuild,
+};
 use holdfast_shared::store::read::ArchiveSource;
 
 pub struct Backup {
@@ -92,6 +94,22 @@ impl Backup {
             unchosen: BTreeSet::new(),
             listed_objects,
             archive,
+        })
+    }
+
+    /// In which order, and by how many sessions, it is restored.
+    ///
+    /// # Errors
+    /// `backup-damaged`: the archive contradicts itself, or is cut off.
+    pub fn plan(&self, workers: usize) -> Result<RebuildPlan, Fault> {
+        let ArchiveSource { data_start, size_bytes, key, .. } = &self.archive;
+        let data = Extent { offset: *data_start, length: size_bytes.saturating_sub(*data_start) };
+        plan_rebuild(&self.items, &self.blocks, &Limits { workers, data }).map_err(|error| {
+            let fault = Fault::from_error("backup-damaged", &error).with_context(key);
+            let RebuildPlanError::Misplaced { id } = error else { return fault };
+            let entry = self.archive.toc.entries.iter().find(|entry| entry.dump_id == id);
+            let table = entry.map_or_else(String::new, |entry| format!("entry {id} is {}; ", entry.label()));
+            fault.hint(format!("{table}the archive may be cut off: it has {size_bytes} bytes"))
         })
     }
 

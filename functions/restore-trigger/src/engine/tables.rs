@@ -16,6 +16,9 @@ use serde_json::json;
 use crate::engine::source::Backup;
 use crate::engine::{Engine, Options, Origin, Receipt, definitions, unfinished};
 
+/// So many of a backup's tables are named where it has not those that were asked for.
+const TABLES_TOLD: usize = 8;
+
 impl Engine {
     /// Makes the schema, with the tables, their rows, defaults, keys, constraints and indexes.
     pub(super) async fn tables_into_schema(
@@ -28,8 +31,8 @@ impl Engine {
         let started = Instant::now();
         let mut backup = self.read(origin).await?;
         let chosen = choose(&backup, patterns)?;
-        let moved =
-            extract::move_to(&mut backup.archive.toc, &chosen, schema).map_err(|error| extract_fault(&error))?;
+        let moved = extract::move_to(&mut backup.archive.toc, &chosen, schema);
+        let moved = moved.map_err(|error| extract_fault(&error, &backup))?;
         backup.narrow(&moved.entries);
         definitions::check(&backup)?;
         let backup = Arc::new(backup);
@@ -72,7 +75,7 @@ impl Engine {
 /// The chosen tables of a backup.
 pub(super) fn choose(backup: &Backup, patterns: &[TablePattern]) -> Result<Chosen, Fault> {
     definitions::check(backup)?;
-    let chosen = extract::choose(&backup.archive.toc, patterns).map_err(|error| extract_fault(&error))?;
+    let chosen = extract::choose(&backup.archive.toc, patterns).map_err(|error| extract_fault(&error, backup))?;
     for block in 0..backup.blocks.len() {
         // Such rows say themselves where they go.
         if chosen.data.contains(&backup.blocks[block].item) && (backup.is_inserts(block) || backup.via_root(block)?) {
@@ -84,10 +87,20 @@ pub(super) fn choose(backup: &Backup, patterns: &[TablePattern]) -> Result<Chose
     Ok(chosen)
 }
 
-fn extract_fault(error: &ExtractError) -> Fault {
+fn extract_fault(error: &ExtractError, backup: &Backup) -> Fault {
     match error {
-        ExtractError::NoSuchTables { .. } => Fault::from_error("restore-tables-not-found", error)
-            .hint("the manifest lists the backup's tables; upper and lower case count"),
+        ExtractError::NoSuchTables { .. } => {
+            let tables: Vec<String> =
+                backup.tables.iter().flatten().map(|t| format!("{}.{}", t.schema, t.name)).collect();
+            let some = tables.iter().take(TABLES_TOLD).cloned().collect::<Vec<_>>().join(", ");
+            let there_are = match tables.len() {
+                0 => "the manifest lists the backup's tables".to_owned(),
+                all if all <= TABLES_TOLD => format!("it has {some}"),
+                all => format!("it has {some} and {} more, which its manifest lists", all - TABLES_TOLD),
+            };
+            Fault::from_error("restore-tables-not-found", error)
+                .hint(format!("{there_are}; upper and lower case count"))
+        }
         ExtractError::Collision { .. } => Fault::from_error("restore-tables-collide", error)
             .hint("restore one of them at a time: rename the schema in between, or ask with another backup's id"),
         ExtractError::Unexpected { .. } => Fault::from_error("archive-unexpected", error),

@@ -1,9 +1,6 @@
 //! What a restore may be asked to do, and the fields that go with it.
 
-use serde::Deserialize;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     NewDatabase,
     Swap,
@@ -15,6 +12,16 @@ pub enum Mode {
 }
 
 impl Mode {
+    pub const ALL: [Self; 7] = [
+        Self::NewDatabase,
+        Self::Swap,
+        Self::Tables,
+        Self::Undo,
+        Self::Verify,
+        Self::RdsSnapshot,
+        Self::RdsPointInTime,
+    ];
+
     /// The fields it takes, beside those that every mode does.
     pub(super) fn fields(self) -> &'static [&'static str] {
         match self {
@@ -39,6 +46,7 @@ impl Mode {
                 "no_owner",
                 "copy_as_text",
                 "take_safety_backup",
+                "accept_left_out",
                 "keep_previous_days",
             ],
             Self::Tables => &[

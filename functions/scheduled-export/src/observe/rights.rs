@@ -24,6 +24,12 @@ pub async fn check_selection(client: &Client, selection: &Selection, warnings: &
         return Err(Fault::new("tables-not-found", format!("no table matches {}", missing.join(", ")))
             .hint("names are matched as they are stored, upper and lower case apart"));
     }
+    let any = |patterns: &[TablePattern], table: &QualifiedName| patterns.iter().any(|p| p.matches(table));
+    let kept = |table: &QualifiedName| any(&selection.include, table) && !any(&selection.exclude, table);
+    if !selection.include.is_empty() && !tables.iter().any(kept) {
+        return Err(Fault::new("tables-not-found", "all tables that were chosen are excluded, too")
+            .hint("look at exclude_tables in the request and at EXCLUDE_TABLES"));
+    }
     for pattern in unmatched(&selection.exclude).into_iter().chain(unmatched(&selection.exclude_data)) {
         warnings.push(format!("no table matches the excluded {pattern}"));
     }

@@ -25,6 +25,8 @@ pub enum Refusal {
     BackupNotVerified { id: BackupId },
     #[error("backup {id} has no dump")]
     BackupWithoutDump { id: BackupId },
+    #[error("backup {id} is of chosen tables only ({tables}): the live database would lose all others")]
+    BackupOfChosenTables { id: BackupId, tables: String },
     #[error("backup {id} leaves tables or rows out ({left_out}), which the live database would lose")]
     BackupPartial { id: BackupId, left_out: String },
     #[error("the target server was not reached")]
@@ -39,12 +41,16 @@ pub enum Refusal {
     WrongEnvironment { found: String, function: Environment, reason: &'static str },
     #[error("the target server is a standby")]
     TargetStandby,
-    #[error("{name:?} cannot be the name of a database or schema: {problem}")]
+    #[error("{name:?} cannot be the name of what is to be made: {problem}")]
     NameInvalid { name: String, problem: &'static str },
     #[error("database {name:?} belongs to the server")]
     TargetReserved { name: String },
     #[error("database {name:?} exists")]
-    TargetExists { name: String },
+    TargetExists {
+        name: String,
+        /// The request may choose another; else it follows from the backup.
+        chosen: bool,
+    },
     #[error("database {name:?} does not exist")]
     TargetMissing { name: String },
     #[error("no swap has put a database {database:?} aside")]
@@ -52,7 +58,14 @@ pub enum Refusal {
     #[error(
         "{mode} changes database {database:?}, and no verified backup of it is younger than {minutes} min: {newest}"
     )]
-    SafetyBackupMissing { mode: &'static str, database: String, minutes: i64, newest: String },
+    SafetyBackupMissing {
+        mode: &'static str,
+        database: String,
+        minutes: i64,
+        newest: String,
+        /// It is recent, and does not have what would be replaced.
+        lacks: bool,
+    },
     #[error(
         "the dump is archived: the restore goes on hours later, when no backup of database {database:?} is recent any more"
     )]
@@ -98,7 +111,7 @@ impl Refusal {
             Self::BackupExpired { .. } => "backup-expired",
             Self::BackupNotVerified { .. } => "restore-backup-not-verified",
             Self::BackupWithoutDump { .. } => "restore-backup-without-dump",
-            Self::BackupPartial { .. } => "restore-backup-partial",
+            Self::BackupOfChosenTables { .. } | Self::BackupPartial { .. } => "restore-backup-partial",
             Self::TargetUnknown => "restore-target-unknown",
             Self::ServerNotConfigured { .. } => "restore-server-not-configured",
             Self::ServerUnidentified => "restore-server-unidentified",
@@ -138,7 +151,10 @@ impl Refusal {
             Self::BackupExpired { .. } => "choose another backup",
             Self::BackupNotVerified { .. } => "choose a verified backup, or prove this one with mode verify",
             Self::BackupWithoutDump { .. } => "only a dump can be restored; choose another backup",
-            Self::BackupPartial { .. } => "use mode new_database or tables, or a backup without exclusions",
+            Self::BackupOfChosenTables { .. } => "use mode tables or new_database, or a backup of all tables",
+            Self::BackupPartial { .. } => {
+                "name each of these patterns in accept_left_out: they stay in the database that is put aside; or use mode new_database or tables"
+            }
             Self::TargetUnknown => "check the database settings and the network",
             Self::ServerNotConfigured { .. } => {
                 "set TARGET_SYSTEM_IDENTIFIER once you are sure that this is the server that restores may write to"
@@ -152,11 +168,19 @@ impl Refusal {
                  ALTER DATABASE … SET holdfast.environment"
             }
             Self::TargetStandby => "give the primary's host",
-            Self::NameInvalid { .. } => "give a shorter or another target_database",
+            Self::NameInvalid { .. } => "give another target_database, or for an RDS server another instance",
             Self::TargetReserved { .. } => "choose a database of your own",
-            Self::TargetExists { .. } => "give another target_database, or drop it if it is not needed any more",
+            Self::TargetExists { chosen: true, .. } => {
+                "give another target_database; to replace what is in an existing one is mode swap"
+            }
+            Self::TargetExists { chosen: false, .. } => {
+                "an earlier restore has left it: rename it, or drop it if it is not needed any more"
+            }
             Self::TargetMissing { .. } => "check target_database and DATABASE_NAME; mode new_database makes a new one",
             Self::NothingToUndo { .. } => "mode undo takes back what mode swap did",
+            Self::SafetyBackupMissing { lacks: true, .. } => {
+                "back up without leaving it out; a swap may leave it in the database that is put aside, if accept_left_out names it; tables can go into a schema of their own"
+            }
             Self::SafetyBackupMissing { .. } => "run scheduled-export first, or ask with \"take_safety_backup\": true",
             Self::ThawWithoutSafetyBackup { .. } => {
                 "ask with \"take_safety_backup\": true: it is then taken when the dump has thawed"

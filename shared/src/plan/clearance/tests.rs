@@ -122,6 +122,7 @@ fn good(restore: Restore) -> Facts {
             completed: "2025-06-21T14:58:00Z".parse().unwrap(),
         }),
         safety_window: SignedDuration::from_mins(5),
+        accepts_left_out: Vec::new(),
         now: now(),
     }
 }
@@ -282,6 +283,47 @@ fn a_safety_backup_may_lack_what_the_restore_cannot_touch() {
             manifest.selection.exclude = vec!["public.logs".parse().unwrap()];
         }
         assert_eq!(codes(facts), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn a_swap_may_leave_in_the_old_database_what_the_request_names() {
+    let patterns = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<TablePattern>>();
+    let swaps: Vec<Restore> = restores().into_iter().filter(|r| matches!(r, Restore::Swap { .. })).collect();
+    let partial = "restore-backup-partial";
+    let unsafe_ = "restore-safety-backup-missing";
+    // What the backup leaves out, what the safety backup does, what the request accepts.
+    for (backup, safety, accepted, expected) in [
+        (&["a.logs"][..], &["a.logs"][..], &["a.logs"][..], &[][..]),
+        (&["a.logs"], &["a.logs"], &[], &[partial]),
+        (&["a.logs", "a.jobs"], &[], &["a.logs"], &[partial]),
+        (&["a.logs"], &[], &["a.*"], &[partial]),
+        // Left out only since the backup: what is replaced is nowhere but in the database put aside.
+        (&[], &["a.logs"], &["a.logs"], &[]),
+        (&[], &["a.logs", "a.jobs"], &["a.logs"], &[unsafe_]),
+    ] {
+        for restore in &swaps {
+            let mut facts = good(restore.clone());
+            edit_manifest(&mut facts, |manifest| manifest.selection.exclude_data = patterns(backup));
+            edit_safety(&mut facts, |found| found.left_out = patterns(safety));
+            facts.accepts_left_out = patterns(accepted);
+            assert_eq!(codes(facts), expected, "{backup:?} {safety:?} {accepted:?}");
+        }
+    }
+    for restore in restores().into_iter().filter(live) {
+        let (swap, in_place) =
+            (matches!(restore, Restore::Swap { .. }), matches!(restore, Restore::TablesInPlace { .. }));
+        let mut facts = good(restore);
+        // A backup of chosen tables is swapped in by no word, and rows in place are overwritten.
+        edit_manifest(&mut facts, |manifest| manifest.selection.include = patterns(&["a.logs"]));
+        edit_safety(&mut facts, |found| found.left_out = patterns(&["a.jobs"]));
+        facts.accepts_left_out = patterns(&["a.logs", "a.jobs"]);
+        let expected: &[&str] = match (swap, in_place) {
+            (true, _) => &[partial],
+            (_, true) => &[unsafe_],
+            _ => &[],
+        };
+        assert_eq!(codes(facts), expected);
     }
 }
 
