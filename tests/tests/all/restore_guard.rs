@@ -107,6 +107,8 @@ async fn five_wrong_passkeys_lock_out_the_right_one_and_drills_go_on() {
     let drill = guarded.ask(json!({"mode": "verify"})).await.log.join("\n");
     assert!(drill.contains("\"RestoreDrillFailed\":1.0") && !drill.contains("RestoreAttempted"), "{drill}");
 
+    // Which took the verification away.
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
     // Fifteen minutes later.
     let key = guarded.keys("restores/lockout/").remove(0);
     let mut state = guarded.json(&key).await;
