@@ -26,12 +26,14 @@ impl Fault {
         Self::new(code, chain(error))
     }
 
+    /// What the operator can do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
+    /// Says in front of the message what it was about.
     #[must_use]
     pub fn with_context(mut self, context: &str) -> Self {
         self.message = format!("{context}: {}", self.message);

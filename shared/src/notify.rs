@@ -24,10 +24,12 @@ impl Notifier {
         Self { client: aws_sdk_sns::Client::from_conf(sdk), config }
     }
 
+    /// What somebody should look at.
     pub async fn failure(&self, subject: &str, message: &str) {
         self.publish(subject, message).await;
     }
 
+    /// Sent only where the configuration asks for successes, too.
     pub async fn success(&self, subject: &str, message: &str) {
         if self.config.on_success {
             self.publish(subject, message).await;

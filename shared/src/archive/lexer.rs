@@ -16,6 +16,7 @@ pub struct Dialect {
 }
 
 impl Dialect {
+    /// As the archive says: its STDSTRINGS and ENCODING entries.
     pub fn of(toc: &Toc) -> Self {
         let settings = toc.entries.iter().find(|entry| entry.desc() == b"STDSTRINGS");
         let defn = settings.and_then(|entry| entry.defn.as_deref()).unwrap_or_default();

@@ -40,6 +40,10 @@ impl<R: Read> WireReader<R> {
         self.consumed
     }
 
+    /// So many bytes as they stand.
+    ///
+    /// # Errors
+    /// [`WireError::Truncated`] where there are fewer, [`WireError::Io`].
     pub fn bytes<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let mut buffer = [0; N];
         self.inner.read_exact(&mut buffer)?;
@@ -47,6 +51,7 @@ impl<R: Read> WireReader<R> {
         Ok(buffer)
     }
 
+    /// The same of one byte.
     pub fn byte(&mut self) -> Result<u8, WireError> {
         Ok(self.bytes::<1>()?[0])
     }
@@ -79,11 +84,13 @@ impl<R: Read> WireReader<R> {
     }
 }
 
+/// A sign byte and four bytes, little-endian.
 pub fn put_int(out: &mut Vec<u8>, value: i32) {
     out.push(u8::from(value < 0));
     out.extend_from_slice(&value.unsigned_abs().to_le_bytes());
 }
 
+/// A length and the bytes; null is the length -1.
 pub fn put_string(out: &mut Vec<u8>, text: Option<&[u8]>) {
     match text {
         None => put_int(out, -1),

@@ -94,6 +94,7 @@ pub struct RowHasher {
 }
 
 impl RowHasher {
+    /// The next bytes of the row.
     pub fn update(&mut self, fragment: &[u8]) {
         self.state.update(fragment);
         self.bytes += fragment.len() as u64;

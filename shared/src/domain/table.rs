@@ -57,6 +57,7 @@ pub struct TablePatternError {
 }
 
 impl TablePattern {
+    /// Whether it chooses the table. Upper and lower case are told apart.
     pub fn matches(&self, table: &QualifiedName) -> bool {
         wildcard_match(self.schema.as_bytes(), table.schema.as_bytes())
             && wildcard_match(self.name.as_bytes(), table.name.as_bytes())

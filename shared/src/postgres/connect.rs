@@ -157,6 +157,7 @@ impl Target {
     }
 }
 
+/// Where neither URL nor settings say: TLS with a checked certificate, but for this machine itself.
 pub fn default_ssl_mode(host: &str) -> SslMode {
     if is_loopback(host) { SslMode::Disable } else { SslMode::VerifyFull }
 }

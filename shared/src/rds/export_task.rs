@@ -21,6 +21,11 @@ pub struct NewExport<'a> {
 }
 
 impl Rds {
+    /// Starts a task, which RDS may refuse later as well.
+    /// Source: Amazon RDS API Reference, StartExportTask.
+    ///
+    /// # Errors
+    /// [`RdsError`]; its kind tells a quota from what will not pass.
     pub async fn start_export(&self, export: &NewExport<'_>) -> Result<ExportTask, RdsError> {
         let only = (!export.only.is_empty()).then(|| export.only.to_vec());
         let request = self

@@ -24,6 +24,7 @@ impl ObjectChecksum {
         }
     }
 
+    /// `None` where the store has no object checksums; likewise in what follows.
     pub fn sdk(self) -> Option<ChecksumAlgorithm> {
         match self {
             Self::Crc64Nvme => Some(ChecksumAlgorithm::Crc64Nvme),
@@ -32,6 +33,7 @@ impl ObjectChecksum {
         }
     }
 
+    /// Of one part, in however many pieces it lies.
     pub fn of(self, chunks: &[Bytes]) -> Option<PartChecksum> {
         let mut digest = Digest::new(self.algorithm()?);
         chunks.iter().for_each(|chunk| digest.update(chunk));

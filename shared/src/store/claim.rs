@@ -28,6 +28,7 @@ impl ClaimRecord {
         Self { event_key, backup_id, claimed_by, claimed_at: Timestamp::now() }
     }
 
+    /// As it is stored: JSON.
     pub fn render(&self) -> Bytes {
         serde_json::to_vec(self).unwrap_or_default().into()
     }

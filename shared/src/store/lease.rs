@@ -165,6 +165,10 @@ impl Lease {
         self.record.upload = None;
     }
 
+    /// Gives the lease back, so that the next run need not wait until it expires.
+    ///
+    /// # Errors
+    /// [`LeaseError`]: it is another's by now, or S3 does not answer.
     pub async fn release(mut self, store: &Store) -> Result<(), LeaseError> {
         self.record.state = LeaseState::Released;
         self.write(store).await

@@ -45,6 +45,10 @@ pub struct Stored {
 }
 
 impl Store {
+    /// Begins an upload of an object; it costs storage until it is completed or aborted.
+    ///
+    /// # Errors
+    /// [`StoreError`]: S3 refuses, or does not answer.
     pub async fn begin_upload(&self, key: &ObjectKey) -> Result<Upload, StoreError> {
         let path = self.key(key);
         let algorithm = self.config.checksum.sdk();
@@ -89,10 +93,12 @@ impl Store {
 }
 
 impl Upload {
+    /// S3's id of the upload.
     pub fn id(&self) -> &str {
         &self.id
     }
 
+    /// With the prefix that the store is configured for.
     pub fn key(&self) -> &str {
         &self.key
     }
@@ -102,6 +108,10 @@ impl Upload {
         self.lock().values().map(|part| part.len).sum()
     }
 
+    /// Sends part `number`, counted from 1, with its checksum where the store takes one.
+    ///
+    /// # Errors
+    /// [`StoreError`]: S3 refuses, or does not answer.
     pub async fn put_part(&self, number: u32, chunks: Vec<Bytes>) -> Result<(), StoreError> {
         let algorithm = self.store.config.checksum;
         let checksum = algorithm.of(&chunks);
@@ -203,6 +213,10 @@ impl Upload {
         facts.size_bytes == size_bytes && (checksum.is_none() || facts.checksum.as_deref() == checksum)
     }
 
+    /// Gives up: what has been sent is deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the upload may then still be there.
     pub async fn abort(&self) -> Result<(), StoreError> {
         self.store.abort_upload(&self.key, &self.id).await
     }

@@ -37,6 +37,7 @@ impl<M> Rope<M> {
         self.marks.push((self.len, mark));
     }
 
+    /// Joins another rope to the end, its marks with it.
     pub fn append(&mut self, other: Self) {
         let shift = self.len;
         self.marks.extend(other.marks.into_iter().map(|(at, mark)| (at + shift, mark)));

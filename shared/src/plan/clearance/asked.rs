@@ -45,26 +45,32 @@ pub enum Restore {
     RdsPointInTime { moment: Option<Timestamp>, instance: String },
 }
 
+/// The default name of a new database.
 pub fn new_database_name(database: &str, id: BackupId) -> String {
     format!("{database}_{id}")
 }
 
+/// What a swap restores into, until it takes the name of `database`.
 pub fn shadow_name(database: &str, id: BackupId) -> String {
     format!("{database}_restore_{id}")
 }
 
+/// What a swap puts aside.
 pub fn previous_name(database: &str, id: BackupId) -> String {
     format!("{database}_before_{id}")
 }
 
+/// What an undo puts aside.
 pub fn aside_name(database: &str, id: BackupId) -> String {
     format!("{database}_undone_{id}")
 }
 
+/// What a drill restores into, and drops.
 pub fn scratch_name(database: &str, id: BackupId) -> String {
     format!("{database}_drill_{id}")
 }
 
+/// The schema of chosen tables.
 pub fn schema_name(id: BackupId) -> String {
     format!("restore_{id}")
 }

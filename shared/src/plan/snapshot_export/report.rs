@@ -101,10 +101,18 @@ impl TableReport {
     }
 }
 
+/// Reads `export_info_….json`.
+///
+/// # Errors
+/// It is not such a document.
 pub fn parse_info(json: &[u8]) -> Result<ExportInfo, serde_json::Error> {
     serde_json::from_slice(json)
 }
 
+/// Reads one `export_tables_info_….json`.
+///
+/// # Errors
+/// It is not such a document.
 pub fn parse_tables(json: &[u8]) -> Result<Vec<TableReport>, serde_json::Error> {
     let document: Document = serde_json::from_slice(json)?;
     let tables = document.per_table_status.into_iter().map(|status| {
