@@ -25,6 +25,7 @@ mod restore_calls;
 mod restore_faults;
 mod restore_guard;
 mod restore_kills;
+mod restore_passkey;
 mod restore_races;
 mod restore_rds;
 mod restore_roles;
