@@ -36,6 +36,8 @@ mod retention_databases;
 mod retention_kill;
 mod retention_last;
 mod retention_rds;
+mod retention_rig;
+mod retention_sweep;
 mod rights;
 mod runs;
 mod scene;

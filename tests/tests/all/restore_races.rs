@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::bed::BUCKET;
 use crate::guarded::{Guarded, PASSKEY, RESTORE, code};
-use crate::retention::{KEY, RETENTION, rights, spec};
+use crate::retention_rig::{KEY, RETENTION, rights, spec};
 use crate::scene::{night, struck};
 
 /// Longer than a run of retention.

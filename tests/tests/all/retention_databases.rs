@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::bed::EXPORT;
 use crate::guarded::{Guarded, PASSKEY};
-use crate::retention::{KEY, RETENTION, rights, spec};
+use crate::retention_rig::{KEY, RETENTION, rights, spec};
 
 const ROLE: &str = "keeper";
 

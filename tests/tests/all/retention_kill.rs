@@ -8,7 +8,7 @@ use holdfast_local::s3::{Fault, FaultAction};
 use serde_json::{Value, json};
 
 use crate::bed::BUCKET;
-use crate::retention::{LAST_TWO, LEASE, RETENTION, Rig, day, days, dump_key, manifest, manifest_key};
+use crate::retention_rig::{LAST_TWO, LEASE, RETENTION, Rig, day, days, dump_key, manifest, manifest_key};
 
 /// Expired by a run that died before it deleted anything.
 const HALF_GONE: &str = "20241231-020000";

@@ -8,7 +8,7 @@ use holdfast_local::s3::BucketOptions;
 use serde_json::{Value, json};
 
 use crate::bed::BUCKET;
-use crate::retention::{LAST_TWO, Rig, day, days, dump_key, ids, manifest, manifest_key, spec};
+use crate::retention_rig::{LAST_TWO, Rig, day, days, dump_key, ids, manifest, manifest_key, spec};
 
 const THREE_DAYS: Duration = Duration::from_secs(72 * 3600);
 

@@ -26,7 +26,7 @@ impl Rig {
     async fn start(settings: &[(&str, &str)]) -> Self {
         let s3 = S3Server::start(S3Options::default()).await.unwrap();
         s3.store().create_bucket(BUCKET, BucketOptions { versioning: true, object_lock: false }).unwrap();
-        s3.store().add_key(KEY.0, KEY.1, Some(crate::retention::rights()));
+        s3.store().add_key(KEY.0, KEY.1, Some(crate::retention_rig::rights()));
         let rds = RdsServer::start().await.unwrap();
         rds.allow_only(crate::bed::rds_rights(RETENTION));
         let lambda = LambdaServer::start(LambdaOptions::default()).await.unwrap();
