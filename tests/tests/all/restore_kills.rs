@@ -65,7 +65,9 @@ impl Scene {
             assert!(stopped.is_ok(), "{text} was never said");
             self.guarded.bed.lambda.kill_instances(RESTORE);
         };
-        let (outcome, ()) = tokio::join!(self.guarded.ask(request), killing);
+        let asking = tokio::time::timeout(Duration::from_secs(100), self.guarded.ask(request));
+        let (outcome, ()) = tokio::join!(asking, killing);
+        let outcome = outcome.unwrap_or_else(|_| panic!("{text}: the death was not noticed"));
         assert_eq!(outcome.payload["errorType"], "Runtime.ExitError", "{text}: {:#}", outcome.payload);
         self.proxy.cut_all();
         self.proxy.heal();
