@@ -84,7 +84,10 @@ fn up_describes_itself_in_one_line_and_leaves_nothing_behind() {
         let mut running = up(&["--empty"]);
         let mut names: Vec<_> = running.about.as_object().unwrap().keys().map(String::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["access_key", "bucket", "database_url", "lambda", "passkey", "region", "s3", "secret_key"]);
+        assert_eq!(
+            names,
+            ["access_key", "bucket", "database_url", "lambda", "passkey", "rds", "region", "s3", "secret_key"]
+        );
         assert_eq!(running.about["bucket"], "holdfast-backups");
         let ports = [running.port("s3"), running.port("lambda"), database_port(&running)];
         running.end(signal);
