@@ -181,7 +181,10 @@ def emitted_metrics(directory: Path) -> dict[str, set[tuple[str, ...]]]:
             dimensions = tuple(re.findall(r'\("(\w+)",', lists[1]))
             for metric in re.findall(r'\("(\w+)", Unit::', lists[2]):
                 found.setdefault(metric, set()).add(dimensions)
-        # What is handed to a function's own `count` has the environment for its only dimension.
+        # What the reporter measures has the environment for its only dimension.
+        for call in text.split(".measure(")[1:]:
+            for metric in re.findall(r'\("(\w+)", Unit::', call.split("],\n")[0]):
+                found.setdefault(metric, set()).add(("Environment",))
         for metric in spelt - set(found):
             found.setdefault(metric, set()).add(("Environment",))
     return found
