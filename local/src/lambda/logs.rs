@@ -96,11 +96,38 @@ impl InstanceLog {
     pub(super) async fn take(&self) -> Vec<String> {
         for pump in &self.pumps {
             let (done, flushed) = oneshot::channel();
-            // A pump that has ended has read everything.
-            if pump.send(done).await.is_ok() {
-                let _ = flushed.await;
+            if pump.send(done).await.is_err() {
+                // It has ended, and has read everything.
+                continue;
+            }
+            // A channel that is closed just now may keep the question for as long as there are senders, and never answer it.
+            tokio::select! {
+                _ = flushed => {}
+                () = pump.closed() => {}
             }
         }
         std::mem::take(&mut *lock(&self.current))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::{InstanceLog, LogBook};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn the_lines_of_a_process_that_ends_right_now_are_taken() {
+        let book = Arc::new(LogBook::default());
+        for round in 0..20_000 {
+            let mut log = InstanceLog::new();
+            let (end, stream) = tokio::io::duplex(16);
+            log.follow("f", &book, stream);
+            let ending = tokio::spawn(async move { drop(end) });
+            let taken = tokio::time::timeout(Duration::from_secs(5), log.take()).await;
+            assert!(taken.is_ok(), "round {round}");
+            ending.await.unwrap();
+        }
     }
 }
