@@ -207,6 +207,7 @@ impl Shared {
 
     async fn serve(self: Arc<Self>, client: TcpStream) {
         let mut generation = self.generation.subscribe();
+        let own = *generation.borrow();
         let Ok(server) = TcpStream::connect(self.target).await else {
             let _ = client.set_zero_linger();
             return;
@@ -216,8 +217,8 @@ impl Shared {
         let (from_server, mut to_server) = server.into_split();
         let finished = {
             let answered = AtomicU64::new(0);
-            let up = self.pump(from_client, &mut to_server, false, &answered);
-            let down = self.pump(from_server, &mut to_client, true, &answered);
+            let up = self.pump(from_client, &mut to_server, own, false, &answered);
+            let down = self.pump(from_server, &mut to_client, own, true, &answered);
             tokio::select! {
                 // Each direction ends on its own: a half-closed connection goes on.
                 both = async { tokio::try_join!(up, down) } => both.is_ok(),
@@ -239,6 +240,7 @@ impl Shared {
         &self,
         mut from: OwnedReadHalf,
         to: &mut OwnedWriteHalf,
+        generation: u64,
         to_client: bool,
         answered: &AtomicU64,
     ) -> Result<(), Reset> {
@@ -268,6 +270,10 @@ impl Shared {
             while let Some((due, chunk)) = arriving.recv().await {
                 tokio::time::sleep_until(due.max(free_at)).await;
                 let _ = silent.wait_for(|silent| !silent).await;
+                if *self.generation.borrow() != generation {
+                    // Cut while it was silent: what was held back does not arrive now.
+                    return Err(Reset);
+                }
                 if !to_client && let Some(passes) = self.stops(&chunk) {
                     self.silent.send_replace(true);
                     let before = answered.load(Ordering::Relaxed);

@@ -23,8 +23,6 @@ use super::spec::{FunctionSpec, LambdaOptions};
 /// How often a running instance's memory is looked at.
 const MEMORY_SAMPLE: Duration = Duration::from_millis(100);
 
-const EXIT_CHECK: Duration = Duration::from_secs(1);
-
 /// An invocation on its way to an instance.
 pub(super) struct Work {
     pub(super) request_id: String,
@@ -108,7 +106,8 @@ impl Instance {
         let pid = child.id().unwrap_or_default();
         let (exited, exit) = watch::channel(None);
         tokio::spawn(async move {
-            let _ = exited.send(Some(ended(&mut child).await));
+            let status = child.wait().await.ok();
+            let _ = exited.send(Some(status));
         });
         Ok(Instance {
             pid,
@@ -199,19 +198,6 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.kill();
         self.runtime_api.abort();
-    }
-}
-
-/// Waits for a process, and looks from time to time: with many of them starting and dying at once, a wake-up may get lost.
-async fn ended(child: &mut tokio::process::Child) -> Option<ExitStatus> {
-    loop {
-        tokio::select! {
-            status = child.wait() => return status.ok(),
-            () = tokio::time::sleep(EXIT_CHECK) => match child.try_wait() {
-                Ok(None) => {}
-                status => return status.ok().flatten(),
-            }
-        }
     }
 }
 

@@ -204,7 +204,7 @@ async fn tables_that_are_killed_leave_the_old_rows_and_no_schema() {
         ("LOCK TABLE", 1, true),
         ("TRUNCATE", 1, true),
         ("FROM STDIN", 2, true),
-        ("ADD CONSTRAINT", 1, false),
+        ("ALTER TABLE public.orders ADD CONSTRAINT", 1, false),
         ("COMMIT", 1, false),
     ] {
         scene.killed_at(scene.request("tables", &original), step).await;
