@@ -75,6 +75,27 @@ enum Text<'x> {
     Output(usize),
 }
 
+impl<'x> Text<'x> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Input(text) => text.len(),
+            Self::Output(len) => *len,
+        }
+    }
+
+    /// `None` where nothing has been produced.
+    fn slice<'a>(self, output: &'a [u8]) -> Option<&'a [u8]>
+    where
+        'x: 'a,
+    {
+        let text = match self {
+            Self::Input(text) => text,
+            Self::Output(len) => &output[..len],
+        };
+        (!text.is_empty()).then_some(text)
+    }
+}
+
 impl Decoder {
     /// # Errors
     /// [`DecodeError::Setup`] where memory is short.
@@ -116,16 +137,13 @@ impl Decoder {
         self.stored
     }
 
-    /// Takes from the input what makes the next slice of text, at most [`OUTPUT_BYTES`]. Call it until the slice is
-    /// empty: then the input is used up, and nothing is held back that it could have said.
+    /// Takes from the input what makes the next slice of text, at most [`OUTPUT_BYTES`] and never empty. `None`: the input
+    /// is used up, and nothing is held back that it could have said.
     ///
     /// # Errors
     /// [`DecodeError::Corrupt`], [`DecodeError::TrailingData`]; the decoder is of no use after one.
-    pub fn decode<'a, 'x: 'a>(&'a mut self, input: &mut &'x [u8]) -> Result<&'a [u8], DecodeError> {
-        Ok(match self.advance(input)? {
-            Text::Input(text) => text,
-            Text::Output(len) => &self.output[..len],
-        })
+    pub fn decode<'a, 'x: 'a>(&'a mut self, input: &mut &'x [u8]) -> Result<Option<&'a [u8]>, DecodeError> {
+        Ok(self.advance(input)?.slice(&self.output))
     }
 
     /// Tells that the stream has ended.

@@ -81,12 +81,8 @@ fn read(archive: &[u8], fragment: usize) -> Result<Contents, Refused> {
                     if open.is_none() && object.is_none() {
                         continue;
                     }
-                    loop {
-                        let mut text = decoder.decode(&mut stored)?;
+                    while let Some(mut text) = decoder.decode(&mut stored)? {
                         assert!(text.len() <= OUTPUT_BYTES);
-                        if text.is_empty() {
-                            break;
-                        }
                         let out = match (&mut open, &mut object) {
                             (Some((_, rows, out)), _) => {
                                 while let Some(batch) = rows.next(&mut text)? {
@@ -203,11 +199,7 @@ fn blocks_are_found_by_their_offsets() {
                         BlockEvent::End { .. } => break 'block,
                         _ => continue,
                     };
-                    loop {
-                        let mut text = decoder.decode(&mut stored).unwrap();
-                        if text.is_empty() {
-                            break;
-                        }
+                    while let Some(mut text) = decoder.decode(&mut stored).unwrap() {
                         while rows.next(&mut text).unwrap().is_some() {}
                     }
                 }

@@ -57,24 +57,17 @@ impl PieceDecoder {
     }
 
     /// Takes from the input, which is the piece's stored bytes in fragments of any size, what makes the next slice
-    /// of text, at most [`super::OUTPUT_BYTES`]. Call it until the slice is empty: then the input is used up.
+    /// of text, at most [`super::OUTPUT_BYTES`] and never empty. `None`: the input is used up.
     ///
     /// # Errors
     /// Any [`PieceError`]; the decoder is of no use after one.
-    pub fn decode<'a, 'x: 'a>(&'a mut self, input: &mut &'x [u8]) -> Result<&'a [u8], PieceError> {
+    pub fn decode<'a, 'x: 'a>(&'a mut self, input: &mut &'x [u8]) -> Result<Option<&'a [u8]>, PieceError> {
         let text = self.advance(input)?;
-        let len = match text {
-            Text::Input(text) => text.len(),
-            Text::Output(len) => len,
-        };
-        self.text += len as u64;
+        self.text += text.len() as u64;
         if self.text > self.piece.bytes {
             return Err(PieceError::TooMuchText { expected: self.piece.bytes, found: self.text });
         }
-        Ok(match text {
-            Text::Input(text) => text,
-            Text::Output(len) => &self.decoder.output[..len],
-        })
+        Ok(text.slice(&self.decoder.output))
     }
 
     fn advance<'x>(&mut self, input: &mut &'x [u8]) -> Result<Text<'x>, PieceError> {
@@ -96,7 +89,7 @@ impl PieceDecoder {
             if found > self.piece.length {
                 return Err(PieceError::StoredLength { expected: self.piece.length, found });
             }
-            if shown.is_empty() || !matches!(text, Text::Input([]) | Text::Output(0)) {
+            if shown.is_empty() || text.len() > 0 {
                 return Ok(text);
             }
         }

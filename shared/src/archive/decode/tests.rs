@@ -31,12 +31,8 @@ fn stored(compression: HeaderCompression, text: &[u8]) -> Vec<u8> {
 fn decode_with(mut decoder: Decoder, stored: &[u8], fragment: usize) -> Result<Vec<u8>, DecodeError> {
     let mut out = Vec::new();
     for mut input in stored.chunks(fragment) {
-        loop {
-            let text = decoder.decode(&mut input)?;
+        while let Some(text) = decoder.decode(&mut input)? {
             assert!(text.len() <= OUTPUT_BYTES);
-            if text.is_empty() {
-                break;
-            }
             out.extend_from_slice(text);
         }
         assert!(input.is_empty());
@@ -167,11 +163,7 @@ fn a_decoder_that_is_reset_is_as_new() {
         let mut decoder = Decoder::new(compression).unwrap();
         for cut in [whole.len() / 3, whole.len(), 1, whole.len()] {
             let (mut input, mut out) = (&whole[..cut], Vec::new());
-            loop {
-                let text = decoder.decode(&mut input).unwrap();
-                if text.is_empty() {
-                    break;
-                }
+            while let Some(text) = decoder.decode(&mut input).unwrap() {
                 out.extend_from_slice(text);
             }
             assert_eq!(decoder.finish().is_ok(), cut == whole.len());
@@ -190,12 +182,8 @@ fn a_bomb_goes_off_in_slices() {
         let bomb = stored(compression, &zeros);
         let mut decoder = Decoder::new(compression).unwrap();
         let (mut input, mut len) = (bomb.as_slice(), 0);
-        loop {
-            let text = decoder.decode(&mut input).unwrap();
+        while let Some(text) = decoder.decode(&mut input).unwrap() {
             assert!(text.len() <= OUTPUT_BYTES && text.iter().all(|&byte| byte == 0));
-            if text.is_empty() {
-                break;
-            }
             len += text.len();
             assert!(decoder.buffered_bytes() <= 20 << 20);
         }
@@ -238,12 +226,8 @@ fn decode_piece(compression: Compression, piece: Piece, stored: &[u8], fragment:
     let mut decoder = PieceDecoder::new(compression.header(), piece)?;
     let mut out = Vec::new();
     for mut input in stored.chunks(fragment) {
-        loop {
-            let text = decoder.decode(&mut input)?;
+        while let Some(text) = decoder.decode(&mut input)? {
             assert!(text.len() <= OUTPUT_BYTES);
-            if text.is_empty() {
-                break;
-            }
             out.extend_from_slice(text);
         }
         assert!(input.is_empty());

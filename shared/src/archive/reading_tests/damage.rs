@@ -139,11 +139,7 @@ fn damage_to_a_piece_is_told() {
         let mut decoder = PieceDecoder::new(compression.header(), piece).ok()?;
         let (mut rows, mut out) = (RowReader::piece(), Vec::new());
         for mut input in stored.chunks(fragment) {
-            loop {
-                let mut text = decoder.decode(&mut input).ok()?;
-                if text.is_empty() {
-                    break;
-                }
+            while let Some(mut text) = decoder.decode(&mut input).ok()? {
                 while let Some(batch) = rows.next(&mut text).ok()? {
                     out.extend_from_slice(batch.text);
                 }

@@ -35,11 +35,7 @@ impl Work {
             let mut rows = RowReader::table();
             while let Some(stored) = intake.stream().await? {
                 let mut stored: &[u8] = &stored;
-                loop {
-                    let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                    if text.is_empty() {
-                        break;
-                    }
+                while let Some(text) = decoder.decode(&mut stored).map_err(IntakeError::from)? {
                     copy.pass_on(&mut rows, text).await?;
                 }
             }
@@ -79,11 +75,7 @@ impl Work {
                     let stored: Bytes = run.some(left).await?;
                     left -= stored.len() as u64;
                     let mut stored: &[u8] = &stored;
-                    loop {
-                        let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                        if text.is_empty() {
-                            break;
-                        }
+                    while let Some(text) = decoder.decode(&mut stored).map_err(IntakeError::from)? {
                         copy.pass_on(&mut rows, text).await?;
                     }
                 }
@@ -115,11 +107,7 @@ impl Work {
             let mut inserts = Inserts::new(Dialect::of(&self.backup.archive.toc));
             while let Some(stored) = intake.stream().await? {
                 let mut stored: &[u8] = &stored;
-                loop {
-                    let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                    if text.is_empty() {
-                        break;
-                    }
+                while let Some(text) = decoder.decode(&mut stored).map_err(IntakeError::from)? {
                     inserts.take(text, session).await?;
                 }
             }
@@ -154,11 +142,7 @@ impl Work {
                 let mut size = 0;
                 while let Some(stored) = intake.stream().await? {
                     let mut stored: &[u8] = &stored;
-                    loop {
-                        let text = decoder.decode(&mut stored).map_err(IntakeError::from)?;
-                        if text.is_empty() {
-                            break;
-                        }
+                    while let Some(text) = decoder.decode(&mut stored).map_err(IntakeError::from)? {
                         hasher.update(text);
                         batch.put(oid, size, text);
                         size += text.len() as u64;
