@@ -1,10 +1,9 @@
 //! New RDS servers, of a snapshot or of a moment: looked up, begun, followed until they answer.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use holdfast_shared::config::RestoreConfig;
-use holdfast_shared::domain::rds::{ServerId, ServerKind, Snapshot, SnapshotArn, SnapshotType};
+use holdfast_shared::domain::rds::{ServerId, ServerKind, ServerSettings, Snapshot, SnapshotArn, SnapshotType};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::rds::{RdsSource, SourceServer, instance_in};
 use holdfast_shared::plan::clearance::{Clearance, Restore, Source};
@@ -97,22 +96,14 @@ pub async fn look(
 }
 
 async fn described(rds: &Rds, server: Server) -> Result<SourceServer, Fault> {
-    let mut class = server.instance_class;
-    if let (None, Some(member)) = (&class, server.members.first()) {
+    let mut settings = server.settings;
+    if let (None, Some(member)) = (&settings.instance_class, server.members.first()) {
         let member = ServerId { kind: ServerKind::Instance, id: member.clone() };
-        class = rds.server(&member).await?.and_then(|member| member.instance_class);
+        settings.instance_class = rds.server(&member).await?.and_then(|member| member.settings.instance_class);
     }
     Ok(SourceServer {
         engine: server.engine,
-        instance_class: class,
-        subnet_group: server.subnet_group,
-        security_groups: server.security_groups,
-        parameter_group: server.parameter_group,
-        port: server.port,
-        deletion_protection: server.deletion_protection,
-        iam_auth: server.iam_auth,
-        scaling: server.scaling,
-        tags: server.tags,
+        settings,
         earliest_restorable: server.earliest_restorable,
         latest_restorable: server.latest_restorable,
     })
@@ -151,24 +142,18 @@ pub async fn begin(rds: &Rds, making: &Making, clearance: &Clearance, request_id
     let (Some(configured), wanted) = (&source.configured, source.wanted()) else {
         return Err(Fault::new("internal", "cleared without a source"));
     };
-    let from = source.server.clone().unwrap_or_default();
-    let mut tags: BTreeMap<String, String> =
-        from.tags.into_iter().filter(|(key, _)| !key.starts_with("aws:")).collect();
-    tags.insert("holdfast:environment".to_owned(), clearance.environment().to_string());
-    tags.insert("holdfast:restored-from".to_owned(), configured.to_string());
-    tags.insert(REQUEST_TAG.to_owned(), request_id.to_owned());
-    let new = NewServer {
-        id: making.server.id.clone(),
+    let mut settings = ServerSettings {
         instance_class: wanted.instance_class,
         subnet_group: wanted.subnet_group,
         security_groups: wanted.security_groups,
         parameter_group: wanted.parameter_group,
-        port: from.port,
-        deletion_protection: from.deletion_protection,
-        iam_auth: from.iam_auth,
-        scaling: from.scaling,
-        tags,
+        ..source.server.clone().unwrap_or_default().settings
     };
+    settings.tags.retain(|key, _| !key.starts_with("aws:"));
+    settings.tags.insert("holdfast:environment".to_owned(), clearance.environment().to_string());
+    settings.tags.insert("holdfast:restored-from".to_owned(), configured.to_string());
+    settings.tags.insert(REQUEST_TAG.to_owned(), request_id.to_owned());
+    let new = NewServer { id: making.server.id.clone(), settings };
     let begun = match (clearance.restore(), &source.snapshot) {
         (Restore::RdsSnapshot { .. }, Some(snapshot)) => rds.restore_snapshot(snapshot, &new).await,
         (Restore::RdsPointInTime { moment, .. }, _) => {
@@ -225,7 +210,7 @@ impl From<RdsError> for Problem {
 
 async fn attempt(rds: &Rds, making: &Making, request_id: &str) -> Result<Progress, Problem> {
     let Some(server) = rds.server(&making.server).await? else { return Ok(Progress::Absent) };
-    if server.tags.get(REQUEST_TAG).map(String::as_str) != Some(request_id) {
+    if server.settings.tags.get(REQUEST_TAG).map(String::as_str) != Some(request_id) {
         let message = format!("{} was not made by this request", making.server);
         return Err(Problem::Final(Fault::new("restore-rds-target-exists", message).hint("give another instance")));
     }
@@ -235,10 +220,9 @@ async fn attempt(rds: &Rds, making: &Making, request_id: &str) -> Result<Progres
     if let Some(instance) = &making.instance {
         let id = ServerId { kind: ServerKind::Instance, id: instance.id.clone() };
         let Some(found) = rds.server(&id).await? else {
-            let new = NewServer { tags: server.tags.clone(), ..NewServer::default() };
-            let made = rds
-                .create_instance_in_cluster(&making.server.id, &instance.id, &instance.class, &server.engine, &new)
-                .await;
+            let (cluster, tags) = (&making.server.id, &server.settings.tags);
+            let made =
+                rds.create_instance_in_cluster(cluster, &instance.id, &instance.class, &server.engine, tags).await;
             return match made {
                 Err(error) if error.kind != RdsErrorKind::AlreadyExists => Err(error.into()),
                 _ => Ok(Progress::Coming("its instance is begun".to_owned())),
@@ -258,7 +242,7 @@ async fn attempt(rds: &Rds, making: &Making, request_id: &str) -> Result<Progres
         "kind": making.server.kind,
         "id": making.server.id,
         "arn": server.arn,
-        "endpoint": {"address": server.endpoint, "port": server.port},
+        "endpoint": {"address": server.endpoint, "port": server.settings.port},
         "instance": making.instance.as_ref().map(|instance| &instance.id),
         "engine": server.engine,
         "engine_version": server.engine_version,

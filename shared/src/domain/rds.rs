@@ -180,6 +180,23 @@ pub struct Scaling {
     pub max_half_acus: u16,
 }
 
+/// What a server is like beside its data, as far as another can be made like it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServerSettings {
+    /// Of an instance; of a cluster, of its first instance, where that is known.
+    pub instance_class: Option<String>,
+    pub subnet_group: Option<String>,
+    pub security_groups: Vec<String>,
+    /// An instance's parameter group, or a cluster's.
+    pub parameter_group: Option<String>,
+    pub port: Option<u16>,
+    pub deletion_protection: bool,
+    pub iam_auth: bool,
+    /// Of a cluster with serverless instances: without it none can be made.
+    pub scaling: Option<Scaling>,
+    pub tags: BTreeMap<String, String>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SnapshotType {
     Automated,
@@ -215,6 +232,27 @@ impl Snapshot {
 
     pub fn is_available(&self) -> bool {
         self.status.eq_ignore_ascii_case("available")
+    }
+}
+
+#[cfg(test)]
+impl Snapshot {
+    /// One of the instance `shop`, there whole.
+    pub(crate) fn of_shop(id: &str, snapshot_type: SnapshotType) -> Self {
+        Self {
+            arn: format!("arn:aws:rds:eu-west-1:123456789012:snapshot:{id}").parse().unwrap(),
+            server: ServerId { kind: ServerKind::Instance, id: "shop".to_owned() },
+            snapshot_type,
+            status: "available".to_owned(),
+            created: None,
+            engine: "postgres".to_owned(),
+            engine_version: "16.4".to_owned(),
+            engine_mode: None,
+            encrypted: true,
+            kms_key_id: None,
+            percent_progress: Some(100),
+            tags: BTreeMap::new(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aws_sdk_rds::types::{ServerlessV2ScalingConfiguration, ServerlessV2ScalingConfigurationInfo, Tag};
 use jiff::Timestamp;
 
-use crate::domain::rds::{Scaling, ServerId, ServerKind, Snapshot};
+use crate::domain::rds::{Scaling, ServerId, ServerKind, ServerSettings, Snapshot};
 use crate::rds::client::moment;
 use crate::rds::{Rds, RdsError, RdsErrorKind};
 
@@ -14,17 +14,7 @@ use crate::rds::{Rds, RdsError, RdsErrorKind};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewServer {
     pub id: String,
-    /// Of the instance; of a cluster, of the instance that is put into it.
-    pub instance_class: Option<String>,
-    pub subnet_group: Option<String>,
-    pub security_groups: Vec<String>,
-    /// An instance's parameter group, or a cluster's.
-    pub parameter_group: Option<String>,
-    pub port: Option<u16>,
-    pub deletion_protection: bool,
-    pub iam_auth: bool,
-    pub scaling: Option<Scaling>,
-    pub tags: BTreeMap<String, String>,
+    pub settings: ServerSettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,24 +31,16 @@ pub struct Server {
     /// `creating`, `available`, …
     pub status: String,
     pub endpoint: Option<String>,
-    pub port: Option<u16>,
     pub engine: String,
     pub engine_version: String,
-    pub instance_class: Option<String>,
-    pub subnet_group: Option<String>,
-    pub security_groups: Vec<String>,
-    pub parameter_group: Option<String>,
+    pub settings: ServerSettings,
     /// The points in time that it can be restored to; a cluster tells both ends, an instance the latest.
     pub earliest_restorable: Option<Timestamp>,
     pub latest_restorable: Option<Timestamp>,
     /// A cluster's instances.
     pub members: Vec<String>,
-    pub deletion_protection: bool,
-    pub iam_auth: bool,
-    pub scaling: Option<Scaling>,
     /// The cluster that an instance is in.
     pub cluster: Option<String>,
-    pub tags: BTreeMap<String, String>,
 }
 
 impl Server {
@@ -90,7 +72,8 @@ impl Rds {
 
     /// Begins a server out of a snapshot: an instance of an instance's, a cluster, without instances yet, of a cluster's.
     pub async fn restore_snapshot(&self, snapshot: &Snapshot, new: &NewServer) -> Result<(), RdsError> {
-        let (groups, tags) = (groups(new), tags(new));
+        let settings = &new.settings;
+        let (groups, tags) = (groups(settings), tags(&settings.tags));
         match snapshot.server.kind {
             ServerKind::Instance => {
                 let request = self
@@ -99,13 +82,13 @@ impl Rds {
                     .db_instance_identifier(&new.id)
                     .db_snapshot_identifier(snapshot.id())
                     .publicly_accessible(false)
-                    .deletion_protection(new.deletion_protection)
-                    .enable_iam_database_authentication(new.iam_auth)
+                    .deletion_protection(settings.deletion_protection)
+                    .enable_iam_database_authentication(settings.iam_auth)
                     .copy_tags_to_snapshot(true)
-                    .set_db_instance_class(new.instance_class.clone())
-                    .set_db_subnet_group_name(new.subnet_group.clone())
-                    .set_db_parameter_group_name(new.parameter_group.clone())
-                    .set_port(new.port.map(i32::from))
+                    .set_db_instance_class(settings.instance_class.clone())
+                    .set_db_subnet_group_name(settings.subnet_group.clone())
+                    .set_db_parameter_group_name(settings.parameter_group.clone())
+                    .set_port(settings.port.map(i32::from))
                     .set_vpc_security_group_ids(groups)
                     .set_tags(tags);
                 self.call("RestoreDBInstanceFromDBSnapshot", &new.id, || request.clone().send()).await.map(|_| ())
@@ -118,13 +101,13 @@ impl Rds {
                     .snapshot_identifier(snapshot.id())
                     .engine(&snapshot.engine)
                     .engine_version(&snapshot.engine_version)
-                    .deletion_protection(new.deletion_protection)
-                    .enable_iam_database_authentication(new.iam_auth)
+                    .deletion_protection(settings.deletion_protection)
+                    .enable_iam_database_authentication(settings.iam_auth)
                     .copy_tags_to_snapshot(true)
-                    .set_db_subnet_group_name(new.subnet_group.clone())
-                    .set_db_cluster_parameter_group_name(new.parameter_group.clone())
-                    .set_serverless_v2_scaling_configuration(new.scaling.map(scaling))
-                    .set_port(new.port.map(i32::from))
+                    .set_db_subnet_group_name(settings.subnet_group.clone())
+                    .set_db_cluster_parameter_group_name(settings.parameter_group.clone())
+                    .set_serverless_v2_scaling_configuration(settings.scaling.map(scaling))
+                    .set_port(settings.port.map(i32::from))
                     .set_vpc_security_group_ids(groups)
                     .set_tags(tags);
                 self.call("RestoreDBClusterFromSnapshot", &new.id, || request.clone().send()).await.map(|_| ())
@@ -134,7 +117,8 @@ impl Rds {
 
     /// Begins a server as the source was at a moment.
     pub async fn restore_point_in_time(&self, source: &ServerId, at: Moment, new: &NewServer) -> Result<(), RdsError> {
-        let (groups, tags) = (groups(new), tags(new));
+        let settings = &new.settings;
+        let (groups, tags) = (groups(settings), tags(&settings.tags));
         let time = match at {
             Moment::Latest => None,
             Moment::At(time) => Some(aws_sdk_rds::primitives::DateTime::from_secs(time.as_second())),
@@ -150,13 +134,13 @@ impl Rds {
                     .set_restore_time(time)
                     .set_use_latest_restorable_time(latest)
                     .publicly_accessible(false)
-                    .deletion_protection(new.deletion_protection)
-                    .enable_iam_database_authentication(new.iam_auth)
+                    .deletion_protection(settings.deletion_protection)
+                    .enable_iam_database_authentication(settings.iam_auth)
                     .copy_tags_to_snapshot(true)
-                    .set_db_instance_class(new.instance_class.clone())
-                    .set_db_subnet_group_name(new.subnet_group.clone())
-                    .set_db_parameter_group_name(new.parameter_group.clone())
-                    .set_port(new.port.map(i32::from))
+                    .set_db_instance_class(settings.instance_class.clone())
+                    .set_db_subnet_group_name(settings.subnet_group.clone())
+                    .set_db_parameter_group_name(settings.parameter_group.clone())
+                    .set_port(settings.port.map(i32::from))
                     .set_vpc_security_group_ids(groups)
                     .set_tags(tags);
                 self.call("RestoreDBInstanceToPointInTime", &new.id, || request.clone().send()).await.map(|_| ())
@@ -169,13 +153,13 @@ impl Rds {
                     .db_cluster_identifier(&new.id)
                     .set_restore_to_time(time)
                     .set_use_latest_restorable_time(latest)
-                    .deletion_protection(new.deletion_protection)
-                    .enable_iam_database_authentication(new.iam_auth)
+                    .deletion_protection(settings.deletion_protection)
+                    .enable_iam_database_authentication(settings.iam_auth)
                     .copy_tags_to_snapshot(true)
-                    .set_db_subnet_group_name(new.subnet_group.clone())
-                    .set_db_cluster_parameter_group_name(new.parameter_group.clone())
-                    .set_serverless_v2_scaling_configuration(new.scaling.map(scaling))
-                    .set_port(new.port.map(i32::from))
+                    .set_db_subnet_group_name(settings.subnet_group.clone())
+                    .set_db_cluster_parameter_group_name(settings.parameter_group.clone())
+                    .set_serverless_v2_scaling_configuration(settings.scaling.map(scaling))
+                    .set_port(settings.port.map(i32::from))
                     .set_vpc_security_group_ids(groups)
                     .set_tags(tags);
                 self.call("RestoreDBClusterToPointInTime", &new.id, || request.clone().send()).await.map(|_| ())
@@ -190,7 +174,7 @@ impl Rds {
         instance: &str,
         class: &str,
         engine: &str,
-        new: &NewServer,
+        server_tags: &BTreeMap<String, String>,
     ) -> Result<(), RdsError> {
         let request = self
             .client
@@ -200,17 +184,17 @@ impl Rds {
             .db_instance_class(class)
             .engine(engine)
             .publicly_accessible(false)
-            .set_tags(tags(new));
+            .set_tags(tags(server_tags));
         self.call("CreateDBInstance", instance, || request.clone().send()).await.map(|_| ())
     }
 }
 
-fn groups(new: &NewServer) -> Option<Vec<String>> {
-    (!new.security_groups.is_empty()).then(|| new.security_groups.clone())
+fn groups(settings: &ServerSettings) -> Option<Vec<String>> {
+    (!settings.security_groups.is_empty()).then(|| settings.security_groups.clone())
 }
 
-fn tags(new: &NewServer) -> Option<Vec<Tag>> {
-    let tags: Vec<Tag> = new.tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+fn tags(tags: &BTreeMap<String, String>) -> Option<Vec<Tag>> {
+    let tags: Vec<Tag> = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
     (!tags.is_empty()).then_some(tags)
 }
 
@@ -249,25 +233,27 @@ fn instance(instance: &aws_sdk_rds::types::DbInstance) -> Server {
         arn: text(instance.db_instance_arn()),
         status: text(instance.db_instance_status()),
         endpoint: endpoint.and_then(|endpoint| endpoint.address()).map(str::to_owned),
-        port: port(endpoint.and_then(aws_sdk_rds::types::Endpoint::port)),
         engine: text(instance.engine()),
         engine_version: text(instance.engine_version()),
-        instance_class: instance.db_instance_class().map(str::to_owned),
-        subnet_group: instance.db_subnet_group().and_then(|group| group.db_subnet_group_name()).map(str::to_owned),
-        security_groups: security_groups(instance.vpc_security_groups()),
-        parameter_group: instance
-            .db_parameter_groups()
-            .first()
-            .and_then(|group| group.db_parameter_group_name())
-            .map(str::to_owned),
+        settings: ServerSettings {
+            instance_class: instance.db_instance_class().map(str::to_owned),
+            subnet_group: instance.db_subnet_group().and_then(|group| group.db_subnet_group_name()).map(str::to_owned),
+            security_groups: security_groups(instance.vpc_security_groups()),
+            parameter_group: instance
+                .db_parameter_groups()
+                .first()
+                .and_then(|group| group.db_parameter_group_name())
+                .map(str::to_owned),
+            port: port(endpoint.and_then(aws_sdk_rds::types::Endpoint::port)),
+            deletion_protection: instance.deletion_protection().unwrap_or_default(),
+            iam_auth: instance.iam_database_authentication_enabled().unwrap_or_default(),
+            scaling: None,
+            tags: described(instance.tag_list()),
+        },
         earliest_restorable: None,
         latest_restorable: moment(instance.latest_restorable_time()),
         members: Vec::new(),
-        deletion_protection: instance.deletion_protection().unwrap_or_default(),
-        iam_auth: instance.iam_database_authentication_enabled().unwrap_or_default(),
-        scaling: None,
         cluster: instance.db_cluster_identifier().map(str::to_owned),
-        tags: described(instance.tag_list()),
     }
 }
 
@@ -279,21 +265,23 @@ fn cluster(cluster: &aws_sdk_rds::types::DbCluster) -> Server {
         arn: text(cluster.db_cluster_arn()),
         status: text(cluster.status()),
         endpoint: cluster.endpoint().map(str::to_owned),
-        port: port(cluster.port()),
         engine: text(cluster.engine()),
         engine_version: text(cluster.engine_version()),
-        instance_class: cluster.db_cluster_instance_class().map(str::to_owned),
-        subnet_group: cluster.db_subnet_group().map(str::to_owned),
-        security_groups: security_groups(cluster.vpc_security_groups()),
-        parameter_group: cluster.db_cluster_parameter_group().map(str::to_owned),
+        settings: ServerSettings {
+            instance_class: cluster.db_cluster_instance_class().map(str::to_owned),
+            subnet_group: cluster.db_subnet_group().map(str::to_owned),
+            security_groups: security_groups(cluster.vpc_security_groups()),
+            parameter_group: cluster.db_cluster_parameter_group().map(str::to_owned),
+            port: port(cluster.port()),
+            deletion_protection: cluster.deletion_protection().unwrap_or_default(),
+            iam_auth: cluster.iam_database_authentication_enabled().unwrap_or_default(),
+            scaling: cluster.serverless_v2_scaling_configuration().and_then(scaling_of),
+            tags: described(cluster.tag_list()),
+        },
         earliest_restorable: moment(cluster.earliest_restorable_time()),
         latest_restorable: moment(cluster.latest_restorable_time()),
         members: members.filter_map(|member| member.db_instance_identifier().map(str::to_owned)).collect(),
-        deletion_protection: cluster.deletion_protection().unwrap_or_default(),
-        iam_auth: cluster.iam_database_authentication_enabled().unwrap_or_default(),
-        scaling: cluster.serverless_v2_scaling_configuration().and_then(scaling_of),
         cluster: None,
-        tags: described(cluster.tag_list()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holdfast_local::rds::{Course, RdsServer, Server, Snapshot};
 use holdfast_shared::domain::export_task::TaskStatus;
-use holdfast_shared::domain::rds::{ServerId, ServerKind, SnapshotType};
+use holdfast_shared::domain::rds::{ServerId, ServerKind, ServerSettings, SnapshotType};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::rds::{Moment, NewExport, NewServer, Rds, RdsErrorKind};
 
@@ -144,24 +144,27 @@ async fn servers_are_made_of_snapshots_and_of_moments() {
     let client = client(&rds.endpoint()).await;
     let new = |id: &str| NewServer {
         id: id.to_owned(),
-        subnet_group: Some("private".to_owned()),
-        security_groups: vec!["sg-7".to_owned(), "sg-8".to_owned()],
-        ..NewServer::default()
+        settings: ServerSettings {
+            subnet_group: Some("private".to_owned()),
+            security_groups: vec!["sg-7".to_owned(), "sg-8".to_owned()],
+            ..ServerSettings::default()
+        },
     };
     let snapshot = client.snapshot(ServerKind::Instance, "a").await.unwrap().unwrap();
     client.restore_snapshot(&snapshot, &new("shop-2")).await.unwrap();
     let made = client.server(&server("shop-2")).await.unwrap().unwrap();
     assert!(!made.is_available() && made.endpoint.is_none());
     let made = client.server(&server("shop-2")).await.unwrap().unwrap();
-    assert!(made.is_available() && made.endpoint.is_some() && made.port == Some(5432));
-    assert_eq!((made.subnet_group.as_deref(), made.security_groups), (Some("private"), new("").security_groups));
+    assert!(made.is_available() && made.endpoint.is_some() && made.settings.port == Some(5432));
+    let (found, asked) = (made.settings, new("").settings);
+    assert_eq!((found.subnet_group.as_deref(), found.security_groups), (Some("private"), asked.security_groups));
     let again = client.restore_snapshot(&snapshot, &new("shop-2")).await.unwrap_err();
     assert_eq!(again.kind, RdsErrorKind::AlreadyExists);
 
     let snapshot = client.snapshot(ServerKind::Cluster, "b").await.unwrap().unwrap();
     client.restore_snapshot(&snapshot, &new("aurora-2")).await.unwrap();
     let (class, engine) = ("db.r6g.large", "aurora-postgresql");
-    client.create_instance_in_cluster("aurora-2", "aurora-2-1", class, engine, &new("aurora-2")).await.unwrap();
+    client.create_instance_in_cluster("aurora-2", "aurora-2-1", class, engine, &BTreeMap::new()).await.unwrap();
     let made = client.server(&server("cluster:aurora-2")).await.unwrap().unwrap();
     assert_eq!((made.engine.as_str(), made.members), (engine, vec!["aurora-2-1".to_owned()]));
 

@@ -1,12 +1,10 @@
 //! New RDS servers: what is known of the source, and what is against making one of it.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Refusal, Restore};
-use crate::domain::rds::{Scaling, ServerId, ServerKind, Snapshot, is_server_id};
+use crate::domain::rds::{ServerId, ServerKind, ServerSettings, Snapshot, is_server_id};
 
 /// What a request may want otherwise than the source has it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -26,17 +24,7 @@ pub struct Wanted {
 pub struct SourceServer {
     /// As RDS names engine and version; a cluster's instance is made with it.
     pub engine: String,
-    /// Of an instance; of a cluster, of its first instance.
-    pub instance_class: Option<String>,
-    pub subnet_group: Option<String>,
-    pub security_groups: Vec<String>,
-    pub parameter_group: Option<String>,
-    pub port: Option<u16>,
-    pub deletion_protection: bool,
-    pub iam_auth: bool,
-    /// Of a cluster with serverless instances: without it none can be made.
-    pub scaling: Option<Scaling>,
-    pub tags: BTreeMap<String, String>,
+    pub settings: ServerSettings,
     /// `None` where automated backups are off, or RDS does not tell.
     pub earliest_restorable: Option<Timestamp>,
     pub latest_restorable: Option<Timestamp>,
@@ -61,7 +49,7 @@ pub struct RdsSource {
 impl RdsSource {
     /// What the new server will be: the source's, where the request wants nothing else.
     pub fn wanted(&self) -> Wanted {
-        let source = self.server.clone().unwrap_or_default();
+        let source = self.server.clone().unwrap_or_default().settings;
         let wanted = self.wanted.clone();
         Wanted {
             instance_class: wanted.instance_class.or(source.instance_class),

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::rds::{ServerSettings, Snapshot, SnapshotType};
 use crate::plan::clearance::asked::{
     aside_name, new_database_name, newest_previous, previous_name, schema_name, scratch_name, shadow_name,
 };
@@ -57,35 +58,20 @@ fn rds(source: rds::RdsSource) -> Source {
     Source::Rds(Box::new(source))
 }
 
-fn snapshot() -> crate::domain::rds::Snapshot {
-    use crate::domain::rds::{ServerId, ServerKind, Snapshot, SnapshotType};
-    Snapshot {
-        arn: "arn:aws:rds:eu-west-1:123456789012:snapshot:rds:shop-2025-06-21-02-00".parse().unwrap(),
-        server: ServerId { kind: ServerKind::Instance, id: "shop".into() },
-        snapshot_type: SnapshotType::Automated,
-        status: "available".into(),
-        created: None,
-        engine: "postgres".into(),
-        engine_version: "16.4".into(),
-        engine_mode: None,
-        encrypted: true,
-        kms_key_id: None,
-        percent_progress: Some(100),
-        tags: std::collections::BTreeMap::new(),
-    }
-}
-
 fn rds_source() -> rds::RdsSource {
     rds::RdsSource {
         configured: Some("shop".parse().unwrap()),
         server: Some(rds::SourceServer {
             earliest_restorable: Some("2025-06-14T00:00:00Z".parse().unwrap()),
             latest_restorable: Some("2025-06-21T14:55:00Z".parse().unwrap()),
-            subnet_group: Some("private".into()),
-            security_groups: vec!["sg-1".into()],
+            settings: ServerSettings {
+                subnet_group: Some("private".into()),
+                security_groups: vec!["sg-1".into()],
+                ..ServerSettings::default()
+            },
             ..rds::SourceServer::default()
         }),
-        snapshot: Some(snapshot()),
+        snapshot: Some(Snapshot::of_shop("rds:shop-2025-06-21-02-00", SnapshotType::Automated)),
         ..rds::RdsSource::default()
     }
 }

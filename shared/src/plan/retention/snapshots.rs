@@ -138,20 +138,10 @@ mod tests {
     fn snapshot(id: &str, edit: impl FnOnce(&mut Snapshot)) -> Snapshot {
         let name = format!("manual-export-{id}");
         let mut snapshot = Snapshot {
-            arn: format!("arn:aws:rds:eu-west-1:123456789012:snapshot:{name}").parse().unwrap(),
-            server: "shop".parse().unwrap(),
-            snapshot_type: SnapshotType::Manual,
-            status: "available".into(),
-            created: None,
-            engine: "postgres".into(),
-            engine_version: "16.4".into(),
-            engine_mode: None,
-            encrypted: true,
-            kms_key_id: None,
-            percent_progress: None,
             tags: [(TAG_ENVIRONMENT, "production"), (TAG_BACKUP, id), (TAG_PURPOSE, "rds_export")]
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
+            ..Snapshot::of_shop(&name, SnapshotType::Manual)
         };
         edit(&mut snapshot);
         snapshot

@@ -1,7 +1,6 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::*;
-use crate::domain::rds::SnapshotArn;
 use crate::plan::snapshot_export::run::{SnapshotFacts, TaskFacts};
 
 const ARN: &str = "arn:aws:rds:eu-west-1:123456789012:snapshot:rds:shop-1";
@@ -12,21 +11,7 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn snapshot() -> Snapshot {
-    let arn: SnapshotArn = ARN.parse().unwrap();
-    Snapshot {
-        arn,
-        server: "shop".parse().unwrap(),
-        snapshot_type: SnapshotType::Automated,
-        status: "available".into(),
-        created: Some(at("2025-06-21T02:03:00Z")),
-        engine: "postgres".into(),
-        engine_version: "16.4".into(),
-        engine_mode: None,
-        encrypted: true,
-        kms_key_id: None,
-        percent_progress: Some(100),
-        tags: std::collections::BTreeMap::new(),
-    }
+    Snapshot { created: Some(at("2025-06-21T02:03:00Z")), ..Snapshot::of_shop("rds:shop-1", SnapshotType::Automated) }
 }
 
 fn run() -> Run {
