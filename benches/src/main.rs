@@ -49,29 +49,51 @@ enum Role {
     S3Sink,
 }
 
+/// What both races take.
 #[derive(Args)]
-struct Export {
+struct Race {
     /// GB (10^9 bytes) of row text.
     #[arg(long, default_value_t = 3.3)]
     scale: f64,
     /// Runs of each contestant.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Only these, separated by commas: contestants by name (export-zstd:9 and the like too), parallel, memory, start.
-    #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
     /// Keep the generated databases here for the next call.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Of the server.
+    /// Of the servers.
     #[arg(long, default_value_t = 17)]
     major: u16,
-    /// Measure the memory at 10 GB, too: 13 GB of disk and some minutes more.
-    #[arg(long)]
-    ten_gb: bool,
     /// Write the tables to this file as well.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+}
+
+impl Race {
+    /// Where what is needed only meanwhile goes.
+    fn scratch(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    fn tell(&self, text: &str) -> Result<(), BenchError> {
+        print!("{text}");
+        match &self.markdown {
+            Some(path) => std::fs::write(path, text).map_err(BenchError::io("cannot write the Markdown file")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Args)]
+struct Export {
+    #[command(flatten)]
+    race: Race,
+    /// Only these, separated by commas: contestants by name (export-zstd:9 and the like too), parallel, memory, start.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Measure the memory at 10 GB, too: 13 GB of disk and some minutes more.
+    #[arg(long)]
+    ten_gb: bool,
     /// Write every single measurement to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -79,27 +101,14 @@ struct Export {
 
 #[derive(Args)]
 struct Restore {
-    /// GB (10^9 bytes) of row text.
-    #[arg(long, default_value_t = 3.3)]
-    scale: f64,
-    /// Runs of each contestant.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    runs: u16,
+    #[command(flatten)]
+    race: Race,
     /// Only these, separated by commas: file, pipe, restore, copy, giant-file, giant-restore.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Keep the generated databases here for the next call.
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Of the servers.
-    #[arg(long, default_value_t = 17)]
-    major: u16,
     /// The AWS CLI.
     #[arg(long, default_value = ".venv/bin/aws")]
     aws: PathBuf,
-    /// Write the tables to this file as well.
-    #[arg(long, value_name = "FILE")]
-    markdown: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -123,19 +132,16 @@ async fn main() -> ExitCode {
 /// Whether every contestant finished.
 async fn run(options: Export) -> Result<bool, BenchError> {
     let choice = choose(&options)?;
-    let client = client(options.major)?;
+    let client = client(options.race.major)?;
     let exporter = Exporter::find(client.tool("pg_dump"))?;
-    let server = Server::start(options.major, options.data.as_deref()).await?;
-    let scratch = options.data.clone().unwrap_or_else(std::env::temp_dir);
+    let server = Server::start(options.race.major, options.race.data.as_deref()).await?;
+    let scratch = options.race.scratch();
 
     let results = race(&choice, &server, &client, &exporter, &scratch).await?;
     let machine = report::machine(&server, &client, choice.gigabytes, choice.runs);
     server.stop().await?;
     let text = report::render(&machine, &results);
-    print!("{text}");
-    if let Some(path) = &options.markdown {
-        std::fs::write(path, &text).map_err(BenchError::io("cannot write the Markdown file"))?;
-    }
+    options.race.tell(&text)?;
     if let Some(path) = &options.json {
         let all = json!({"machine": machine, "gigabytes": choice.gigabytes, "results": results});
         std::fs::write(path, format!("{all:#}\n")).map_err(BenchError::io("cannot write the JSON file"))?;
@@ -144,19 +150,16 @@ async fn run(options: Export) -> Result<bool, BenchError> {
 }
 
 async fn restore(options: Restore) -> Result<bool, BenchError> {
-    let client = client(options.major)?;
+    let client = client(options.race.major)?;
     let exporter = Exporter::find(client.tool("pg_dump"))?;
-    let scratch = options.data.clone().unwrap_or_else(std::env::temp_dir);
-    let choice = restore::Choice { only: options.only, gigabytes: options.scale, runs: options.runs.into() };
+    let scratch = options.race.scratch();
+    let choice = restore::Choice { only: options.only, gigabytes: options.race.scale, runs: options.race.runs.into() };
     let arena = restore::Arena { client: &client, exporter: &exporter, aws: options.aws, scratch: &scratch };
-    let server = Server::start(options.major, options.data.as_deref()).await?;
+    let server = Server::start(options.race.major, options.race.data.as_deref()).await?;
     let machine = report::machine(&server, &client, choice.gigabytes, choice.runs);
     let results = restore::race(&choice, &arena, server).await?;
     let text = restore::render(&machine, &results);
-    print!("{text}");
-    if let Some(path) = &options.markdown {
-        std::fs::write(path, &text).map_err(BenchError::io("cannot write the Markdown file"))?;
-    }
+    options.race.tell(&text)?;
     Ok(results.failures.is_empty())
 }
 
@@ -173,9 +176,9 @@ fn choose(options: &Export) -> Result<Choice, BenchError> {
         parallel: asked("parallel"),
         memory: asked("memory"),
         start: asked("start"),
-        gigabytes: options.scale,
+        gigabytes: options.race.scale,
         ten_gb: options.ten_gb,
-        runs: usize::from(options.runs),
+        runs: usize::from(options.race.runs),
     })
 }
 

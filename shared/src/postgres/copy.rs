@@ -254,6 +254,27 @@ impl CopyOut<'_> {
     }
 }
 
+/// Appends a field of COPY's text format without its escapes; `None` where it has one that no server writes.
+pub fn unescape(field: &[u8], text: &mut Vec<u8>) -> Option<()> {
+    let mut rest = field;
+    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
+        text.extend_from_slice(&rest[..at]);
+        text.push(match rest.get(at + 1)? {
+            b'\\' => b'\\',
+            b'b' => 8,
+            b't' => b'\t',
+            b'n' => b'\n',
+            b'v' => 11,
+            b'f' => 12,
+            b'r' => b'\r',
+            _ => return None,
+        });
+        rest = &rest[at + 2..];
+    }
+    text.extend_from_slice(rest);
+    Some(())
+}
+
 pub(super) fn parse_error(body: &[u8]) -> ServerError {
     let mut fields: BTreeMap<u8, String> = BTreeMap::new();
     for field in body.split(|&byte| byte == 0) {

@@ -8,6 +8,7 @@
 mod tests;
 mod values;
 
+use crate::postgres::copy::unescape;
 use values::{bytea, date, integer, numeric, offset_seconds, time, timestamp, uuid};
 
 /// What a binary COPY begins with: signature, no flags, no extension.
@@ -67,7 +68,13 @@ impl Column {
     fn append(self, text: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Option<()> {
         match self {
             Self::Text | Self::Jsonb => {
-                let plain = if text.contains(&b'\\') { unescaped(text, scratch)? } else { text };
+                let plain = if text.contains(&b'\\') {
+                    scratch.clear();
+                    unescape(text, scratch)?;
+                    scratch
+                } else {
+                    text
+                };
                 let version: &[u8] = if self == Self::Jsonb { &[1] } else { &[] };
                 out.extend_from_slice(&i32::try_from(version.len() + plain.len()).ok()?.to_be_bytes());
                 out.extend_from_slice(version);
@@ -153,26 +160,4 @@ impl BinaryRows {
 fn field<const LEN: usize>(out: &mut Vec<u8>, value: [u8; LEN]) {
     out.extend_from_slice(&(LEN as i32).to_be_bytes());
     out.extend_from_slice(&value);
-}
-
-/// What COPY has escaped; `None` for escapes that it does not write.
-fn unescaped<'s>(text: &[u8], scratch: &'s mut Vec<u8>) -> Option<&'s [u8]> {
-    scratch.clear();
-    let mut rest = text;
-    while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
-        scratch.extend_from_slice(&rest[..at]);
-        scratch.push(match rest.get(at + 1)? {
-            b'\\' => b'\\',
-            b'b' => 8,
-            b't' => b'\t',
-            b'n' => b'\n',
-            b'v' => 11,
-            b'f' => 12,
-            b'r' => b'\r',
-            _ => return None,
-        });
-        rest = &rest[at + 2..];
-    }
-    scratch.extend_from_slice(rest);
-    Some(scratch)
 }

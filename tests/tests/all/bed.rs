@@ -80,6 +80,21 @@ pub async fn connected(s3: &S3Server) -> holdfast_shared::store::Store {
     holdfast_shared::store::Store::connect(&aws, config).await.unwrap()
 }
 
+/// A function that uses this server with its role's key.
+pub fn function(name: &str, s3: &S3Server, key: (&str, &str), settings: &[(&str, &str)]) -> FunctionSpec {
+    let mut spec = FunctionSpec::new(name, binary(name))
+        .env("BUCKET", BUCKET)
+        .env("S3_ENDPOINT_URL", s3.endpoint())
+        .env("S3_FORCE_PATH_STYLE", "true")
+        .env("AWS_ACCESS_KEY_ID", key.0)
+        .env("AWS_SECRET_ACCESS_KEY", key.1)
+        .env("AWS_EC2_METADATA_DISABLED", "true");
+    for (name, value) in settings {
+        spec = spec.env(*name, *value);
+    }
+    spec
+}
+
 impl Bed {
     pub async fn start(major: u16) -> Self {
         Self::with_cluster(Cluster::start(ClusterOptions::major(major)).await.unwrap()).await
@@ -100,22 +115,11 @@ impl Bed {
     /// The export function for a database of this bed, with settings over the usual ones.
     pub fn export_spec(&self, database: &str, settings: &[(&str, &str)]) -> FunctionSpec {
         let pg_dump = Installation::client_at_least(self.cluster.major()).unwrap().tool("pg_dump");
-        let mut spec = FunctionSpec::new(EXPORT, binary(EXPORT))
-            .env("BUCKET", BUCKET)
-            .env("ENVIRONMENT", "test")
-            .env("DATABASE_URL", self.cluster.url(database))
-            .env("PG_DUMP", pg_dump.display().to_string())
-            .env("S3_ENDPOINT_URL", self.s3.endpoint())
-            .env("S3_FORCE_PATH_STYLE", "true")
-            .env("AWS_ACCESS_KEY_ID", FUNCTION_KEY.0)
-            .env("AWS_SECRET_ACCESS_KEY", FUNCTION_KEY.1)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("WORKERS", "3");
+        let (url, pg_dump) = (self.cluster.url(database), pg_dump.display().to_string());
+        let usual = [("ENVIRONMENT", "test"), ("DATABASE_URL", &url), ("PG_DUMP", &pg_dump), ("WORKERS", "3")];
+        let mut spec = function(EXPORT, &self.s3, FUNCTION_KEY, &[&usual, settings].concat());
         spec.timeout = Duration::from_secs(120);
         spec.memory_mb = 1769;
-        for (name, value) in settings {
-            spec = spec.env(*name, *value);
-        }
         spec
     }
 

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use holdfast_local::lambda::{FunctionSpec, InvokeOptions, InvokeOutcome};
+use holdfast_local::lambda::{InvokeOptions, InvokeOutcome};
 use holdfast_local::s3::Permissions;
 use holdfast_local::secrets::SecretsServer;
 use serde_json::{Value, json};
 
-use crate::bed::{BUCKET, Bed, binary};
+use crate::bed::{BUCKET, Bed, binary, function};
 use crate::scene::small_database;
 
 pub const RESTORE: &str = "restore-trigger";
@@ -64,23 +64,17 @@ impl Guarded {
     }
 
     pub fn register(&self, settings: &[(&str, &str)]) {
-        let mut spec = FunctionSpec::new(RESTORE, binary(RESTORE))
-            .env("BUCKET", BUCKET)
-            .env("ENVIRONMENT", "test")
-            .env("DATABASE_URL", self.bed.cluster.url("shop"))
-            .env("S3_ENDPOINT_URL", self.bed.s3.endpoint())
-            .env("S3_FORCE_PATH_STYLE", "true")
-            .env("AWS_ACCESS_KEY_ID", ROLE.0)
-            .env("AWS_SECRET_ACCESS_KEY", ROLE.1)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("AWS_ENDPOINT_URL_SECRETS_MANAGER", self.secrets.endpoint())
-            .env("AWS_ENDPOINT_URL_LAMBDA", self.bed.lambda.endpoint())
-            .env("RESTORE_PASSKEY_SECRET_ARN", PASSKEY_SECRET)
-            .env("TARGET_SYSTEM_IDENTIFIER", &self.system_identifier);
+        let (database, secrets) = (self.bed.cluster.url("shop"), self.secrets.endpoint());
+        let usual = [
+            ("ENVIRONMENT", "test"),
+            ("DATABASE_URL", &database),
+            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets),
+            ("AWS_ENDPOINT_URL_LAMBDA", &self.bed.lambda.endpoint()),
+            ("RESTORE_PASSKEY_SECRET_ARN", PASSKEY_SECRET),
+            ("TARGET_SYSTEM_IDENTIFIER", &self.system_identifier),
+        ];
+        let mut spec = function(RESTORE, &self.bed.s3, ROLE, &[&usual, settings].concat());
         spec.timeout = Duration::from_secs(90);
-        for (name, value) in settings {
-            spec = spec.env(*name, *value);
-        }
         self.bed.lambda.register(spec);
     }
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use holdfast_local::lambda::{FunctionSpec, InvokeOutcome, LambdaOptions, LambdaServer};
+use holdfast_local::lambda::{InvokeOutcome, LambdaOptions, LambdaServer};
 use holdfast_local::rds::{ExportTarget, RdsServer, Server, Snapshot};
 use holdfast_local::s3::{BucketOptions, Permissions, S3Options, S3Server};
 use serde_json::{Value, json};
 
-use crate::bed::{BUCKET, binary, s3_client};
+use crate::bed::{BUCKET, function, s3_client};
 
 pub const SNAPSHOT_EXPORT: &str = "snapshot-export";
 const KEY: (&str, &str) = ("snapshot-export-role", "snapshot-export-role-secret");
@@ -47,22 +47,15 @@ impl Rig {
     }
 
     pub fn configure(&self, settings: &[(&str, &str)]) {
-        let mut spec = FunctionSpec::new(SNAPSHOT_EXPORT, binary(SNAPSHOT_EXPORT))
-            .env("BUCKET", BUCKET)
-            .env("ENVIRONMENT", "production")
-            .env("RDS_SOURCES", "shop,cluster:aurora")
-            .env("EXPORT_ROLE_ARN", ROLE)
-            .env("EXPORT_KMS_KEY_ARN", KMS_KEY)
-            .env("S3_ENDPOINT_URL", self.s3.endpoint())
-            .env("S3_FORCE_PATH_STYLE", "true")
-            .env("AWS_ENDPOINT_URL_RDS", self.rds.endpoint())
-            .env("AWS_ACCESS_KEY_ID", KEY.0)
-            .env("AWS_SECRET_ACCESS_KEY", KEY.1)
-            .env("AWS_EC2_METADATA_DISABLED", "true");
+        let usual = [
+            ("ENVIRONMENT", "production"),
+            ("RDS_SOURCES", "shop,cluster:aurora"),
+            ("EXPORT_ROLE_ARN", ROLE),
+            ("EXPORT_KMS_KEY_ARN", KMS_KEY),
+            ("AWS_ENDPOINT_URL_RDS", &self.rds.endpoint()),
+        ];
+        let mut spec = function(SNAPSHOT_EXPORT, &self.s3, KEY, &[&usual, settings].concat());
         spec.timeout = Duration::from_secs(60);
-        for (name, value) in settings {
-            spec = spec.env(*name, *value);
-        }
         self.lambda.register(spec);
     }
 

@@ -8,7 +8,7 @@ use holdfast_local::lambda::{FunctionSpec, InvokeOutcome, LambdaOptions, LambdaS
 use holdfast_local::s3::{BucketOptions, Permissions, S3Options, S3Server};
 use serde_json::{Value, json};
 
-use crate::bed::{BUCKET, binary};
+use crate::bed::{BUCKET, function};
 
 pub const RETENTION: &str = "retention";
 pub const KEY: (&str, &str) = ("retention-role", "retention-role-secret");
@@ -122,19 +122,9 @@ impl Rig {
 }
 
 pub fn spec(s3: &S3Server, settings: &[(&str, &str)]) -> FunctionSpec {
-    let mut spec = FunctionSpec::new(RETENTION, binary(RETENTION))
-        .env("BUCKET", BUCKET)
-        .env("ENVIRONMENT", "production")
-        .env("S3_ENDPOINT_URL", s3.endpoint())
-        .env("S3_FORCE_PATH_STYLE", "true")
-        .env("AWS_ACCESS_KEY_ID", KEY.0)
-        .env("AWS_SECRET_ACCESS_KEY", KEY.1)
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .env("DEADLINE_MARGIN_SECONDS", "1");
+    let usual = [("ENVIRONMENT", "production"), ("DEADLINE_MARGIN_SECONDS", "1")];
+    let mut spec = function(RETENTION, s3, KEY, &[&usual, settings].concat());
     spec.timeout = Duration::from_secs(120);
-    for (name, value) in settings {
-        spec = spec.env(*name, *value);
-    }
     spec
 }
 

@@ -5,7 +5,7 @@ use holdfast_shared::archive::toc::Toc;
 use holdfast_shared::domain::table::quote_identifier;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::postgres::catalog;
-use holdfast_shared::postgres::copy::{CopyError, Item, RawSession};
+use holdfast_shared::postgres::copy::{CopyError, Item, RawSession, unescape};
 use holdfast_shared::postgres::session::{query_fault, sql_state};
 
 use crate::engine::Engine;
@@ -92,21 +92,5 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
         return Vec::new();
     }
     let mut text = Vec::with_capacity(field.len());
-    let mut bytes = field.iter();
-    while let Some(&byte) = bytes.next() {
-        text.push(match byte {
-            b'\\' => match bytes.next() {
-                Some(b'n') => b'\n',
-                Some(b't') => b'\t',
-                Some(b'r') => b'\r',
-                Some(b'b') => 8,
-                Some(b'f') => 12,
-                Some(b'v') => 11,
-                Some(&other) => other,
-                None => byte,
-            },
-            _ => byte,
-        });
-    }
-    text
+    unescape(field, &mut text).map_or_else(|| field.to_vec(), |()| text)
 }
