@@ -84,7 +84,12 @@ impl Function {
                 "automated backups are off where the retention period is 0; SCHEDULED_SNAPSHOT=manual takes one",
             ));
         };
-        self.begin(snapshot, asked, invocation).await
+        let begun = self.begin(snapshot, asked, invocation).await?;
+        let created = snapshot.created.unwrap_or(asked.at);
+        if matches!(begun, Begun::Before(_)) && asked.at.duration_since(created) > self.config.max_snapshot_age {
+            return Err(Failure::SnapshotStale { id: snapshot.id().to_owned(), created }.into());
+        }
+        Ok(begun)
     }
 
     /// A run that takes its snapshot itself.

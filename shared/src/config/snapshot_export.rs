@@ -18,6 +18,7 @@ settings! { SNAPSHOT_EXPORT_SETTINGS {
     EXPORT_KMS_KEY_ARN = "EXPORT_KMS_KEY_ARN", "", "KMS key that RDS encrypts the exported files with. Required.";
     EXPORT_ON = "EXPORT_ON", "automated", "Snapshots whose events start an export: automated, manual, both or none.";
     SCHEDULED_SNAPSHOT = "SCHEDULED_SNAPSHOT", "newest", "What a schedule exports: newest, the newest automated snapshot; or manual, one that is taken first.";
+    MAX_SNAPSHOT_AGE_HOURS = "MAX_SNAPSHOT_AGE_HOURS", "48", "How old the newest automated snapshot may be, once it has been exported, before a schedule that finds no newer one fails.";
     REQUIRE_ENCRYPTED_SNAPSHOT = "REQUIRE_ENCRYPTED_SNAPSHOT", "true", "false: a snapshot whose storage is not encrypted is exported as well; RDS encrypts the export in any case.";
     STARTING_LIMIT_MINUTES = "STARTING_LIMIT_MINUTES", "240", "How long a task may be STARTING before it is warned of, once.";
     WAIT_LIMIT_HOURS = "WAIT_LIMIT_HOURS", "24", "How long an export may wait for its snapshot, for the quota of tasks or for the export's files before it has failed.";
@@ -47,6 +48,7 @@ pub struct SnapshotExportConfig {
     pub export_kms_key_arn: String,
     pub export_on: ExportOn,
     pub scheduled_snapshot: ScheduledSnapshot,
+    pub max_snapshot_age: SignedDuration,
     pub require_encrypted: bool,
     pub starting_limit: SignedDuration,
     pub wait_limit: SignedDuration,
@@ -89,6 +91,7 @@ impl SnapshotExportConfig {
                 ScheduledSnapshot::NewestAutomated
             }
         };
+        let max_age_hours = reader.number(MAX_SNAPSHOT_AGE_HOURS, 1..=8_760);
         let require_encrypted = reader.flag(REQUIRE_ENCRYPTED_SNAPSHOT);
         let starting_minutes = reader.number(STARTING_LIMIT_MINUTES, 1..=10_080);
         let wait_hours = reader.number(WAIT_LIMIT_HOURS, 1..=168);
@@ -104,6 +107,7 @@ impl SnapshotExportConfig {
                 export_kms_key_arn,
                 export_on,
                 scheduled_snapshot,
+                max_snapshot_age: SignedDuration::from_hours(max_age_hours as i64),
                 require_encrypted,
                 starting_limit: SignedDuration::from_mins(starting_minutes as i64),
                 wait_limit: SignedDuration::from_hours(wait_hours as i64),
@@ -182,6 +186,7 @@ mod tests {
             ("SCHEDULED_SNAPSHOT", "oldest"),
             ("SNAPSHOT_NAME_PREFIX", "Export--"),
             ("REQUIRE_ENCRYPTED_SNAPSHOT", "perhaps"),
+            ("MAX_SNAPSHOT_AGE_HOURS", "soon"),
             ("STARTING_LIMIT_MINUTES", "0"),
             ("WAIT_LIMIT_HOURS", "-1"),
         ])
@@ -195,6 +200,7 @@ mod tests {
             "SCHEDULED_SNAPSHOT",
             "SNAPSHOT_NAME_PREFIX",
             "REQUIRE_ENCRYPTED_SNAPSHOT",
+            "MAX_SNAPSHOT_AGE_HOURS",
             "STARTING_LIMIT_MINUTES",
             "WAIT_LIMIT_HOURS",
         ] {

@@ -89,7 +89,7 @@ async fn events_get_lost_and_the_poll_follows_to_the_end() {
     assert_eq!(begun.len(), 2, "one of the instance, one of the cluster");
     assert_eq!((&begun[0]["snapshot"], &begun[0]["id"]), (&json!(AUTOMATED), &json!("20250621-040000")));
     assert_eq!((&begun[1]["server"], &begun[1]["id"]), (&json!("cluster:aurora"), &json!("20250621-040001")));
-    assert_eq!(rig.run(schedule).await["exports"].as_array().unwrap().len(), 2);
+    assert_eq!(rig.run(schedule.clone()).await["exports"].as_array().unwrap().len(), 2);
     assert_eq!(rig.started(), 2, "a schedule that is retried starts nothing anew");
     let mut seen: Vec<String> = Vec::new();
     let mut poll =
@@ -104,6 +104,22 @@ async fn events_get_lost_and_the_poll_follows_to_the_end() {
     let cluster = rig.json("postgres-exports/metadata/2025-06-21/20250621-040001.json").await;
     assert_eq!((&cluster["source"]["kind"], &cluster["purpose"]), (&json!("cluster"), &json!("weekly_parquet")));
     assert!(rig.rds.tasks()[1].source_arn.contains(":cluster-snapshot:"));
+
+    // Nothing newer is there: that is in order for a while, and then the snapshots have stopped.
+    let mut later = schedule;
+    later["scheduled_time"] = json!("2025-06-22T04:00:00Z");
+    let answer = rig.run(later.clone()).await;
+    assert!(answer["exports"].as_array().unwrap().iter().all(|export| export["status"] == "duplicate"), "{answer:#}");
+    assert_eq!(rig.told("SnapshotExportFailed"), 0);
+    later["scheduled_time"] = json!("2025-06-24T04:00:00Z");
+    let (code, message) = rig.fails(later).await;
+    assert_eq!(
+        (code.as_str(), message.matches("(snapshot-stale)").count()),
+        ("snapshot-exports-failed", 2),
+        "{message}"
+    );
+    assert!(message.contains(AUTOMATED), "{message}");
+    assert_eq!((rig.told("SnapshotExportFailed"), rig.started()), (1, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,7 @@
 //! Why a snapshot is not exported, or its export has failed.
 
+use jiff::Timestamp;
+
 use crate::fault::Fault;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -8,6 +10,8 @@ pub enum Failure {
     NotOurs { what: String },
     #[error("there is no snapshot {id}")]
     SnapshotNotFound { id: String },
+    #[error("nothing newer than {id} of {created} is there to export, and that has been exported")]
+    SnapshotStale { id: String, created: Timestamp },
     #[error("snapshot {id} is of {engine}, and not of PostgreSQL")]
     EngineUnsupported { id: String, engine: String },
     #[error("snapshot {id} is not encrypted")]
@@ -41,6 +45,10 @@ impl From<Failure> for Fault {
             Failure::SnapshotNotFound { .. } => {
                 ("snapshot-not-found", "check its name and region; an automated one's begins with rds:")
             }
+            Failure::SnapshotStale { .. } => (
+                "snapshot-stale",
+                "automated backups seem to have stopped: check the server's backup retention period and its events; MAX_SNAPSHOT_AGE_HOURS is the limit",
+            ),
             Failure::EngineUnsupported { .. } => {
                 ("snapshot-engine-unsupported", "postgres and aurora-postgresql are exported")
             }
