@@ -35,7 +35,8 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
-# The functions' binaries are what the integration tests invoke.
+# The functions' binaries are what the integration tests invoke. Those wait for servers and back-offs half of their time.
+unit: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 unit:
 	cargo build --workspace --bins
 	cargo test --workspace
