@@ -16,6 +16,8 @@ pub enum Trigger {
         arn: String,
         scheduled_time: Timestamp,
         purpose: Option<String>,
+        /// What else our own schedules' Input holds: each function knows which fields it takes.
+        input: serde_json::Map<String, Value>,
     },
     /// A request of our own, from `aws lambda invoke` or another function.
     Direct(serde_json::Map<String, Value>),
@@ -76,6 +78,9 @@ impl From<EventError> for Fault {
 
 /// SQS may carry SNS, which carries an EventBridge event.
 const MAX_WRAPPING: usize = 4;
+
+/// Fields of every schedule's Input.
+const SCHEDULE_FIELDS: [&str; 4] = ["source", "schedule_arn", "scheduled_time", "purpose"];
 
 /// Tells what an event is, unwrapping SNS and SQS.
 pub fn parse(event: &Value) -> Result<Trigger, EventError> {
@@ -149,10 +154,13 @@ fn parse_text(
 
 fn scheduler_input(event: &Value) -> Result<Trigger, EventError> {
     const SHAPE: &str = "schedule";
+    let mut input = event.as_object().cloned().unwrap_or_default();
+    input.retain(|name, _| !SCHEDULE_FIELDS.contains(&name.as_str()));
     Ok(Trigger::Schedule {
         arn: required(event, "/schedule_arn", SHAPE, "schedule_arn")?.to_owned(),
         scheduled_time: time(required(event, "/scheduled_time", SHAPE, "scheduled_time")?, SHAPE, "scheduled_time")?,
         purpose: text(event, "/purpose").map(str::to_owned),
+        input,
     })
 }
 
@@ -162,6 +170,7 @@ fn scheduled_event(event: &Value) -> Result<Trigger, EventError> {
         arn: required(event, "/resources/0", SHAPE, "resources")?.to_owned(),
         scheduled_time: time(required(event, "/time", SHAPE, "time")?, SHAPE, "time")?,
         purpose: None,
+        input: serde_json::Map::new(),
     })
 }
 

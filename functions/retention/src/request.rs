@@ -37,11 +37,14 @@ struct Direct {
 }
 
 const DIRECT_FIELDS: [&str; 4] = ["dry_run", "override_anomaly", "delete", "force"];
+/// Of a schedule's Input: what is chosen by hand is not among them.
+const SCHEDULE_FIELDS: [&str; 1] = ["dry_run"];
 
 pub fn understand(event: &Value) -> Result<Request, Fault> {
     match parse(event)? {
-        Trigger::Schedule { .. } => {
-            Ok(Request { scheduled: true, dry_run: false, override_anomaly: false, delete: None })
+        Trigger::Schedule { input, .. } => {
+            let Direct { dry_run, .. } = request::read(input, &SCHEDULE_FIELDS)?;
+            Ok(Request { scheduled: true, dry_run, override_anomaly: false, delete: None })
         }
         Trigger::Direct(fields) => {
             request::refuse_message(FUNCTION, event)?;
@@ -71,6 +74,15 @@ mod tests {
         let event = json!({"source":"aws.scheduler","detail-type":"Scheduled Event","time":"2025-06-21T02:00:00Z","resources":["arn:rule"],"detail":"{}"});
         let expected = Request { scheduled: true, dry_run: false, override_anomaly: false, delete: None };
         assert_eq!(understand(&event).unwrap(), expected);
+        let mut input = json!({"source":"holdfast.schedule","schedule_arn":"arn:s","scheduled_time":"2025-06-21T02:00:00Z","dry_run":true});
+        assert_eq!(understand(&input).unwrap(), Request { dry_run: true, ..expected });
+        for (name, value) in
+            [("delete", json!("20250621-020000")), ("override_anomaly", json!(true)), ("dryrun", json!(true))]
+        {
+            input[name] = value;
+            assert_eq!(understand(&input).unwrap_err().code, "request-unknown-fields", "{name}");
+            input.as_object_mut().unwrap().remove(name);
+        }
     }
 
     #[test]

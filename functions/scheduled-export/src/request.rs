@@ -63,15 +63,18 @@ const DIRECT_FIELDS: [&str; 7] =
 /// Understands an event. `configured` is the selection that the request narrows.
 pub fn understand(event: &Value, request_id: &str, now: Timestamp, configured: &Selection) -> Result<Request, Fault> {
     match parse(event)? {
-        Trigger::Schedule { arn, scheduled_time, purpose } => Ok(Request::Export(ExportRequest {
-            event_key: format!("schedule:{arn}:{scheduled_time}"),
-            proposed_id: BackupId::from_timestamp(scheduled_time),
-            from_clock: false,
-            purpose: checked_purpose(purpose.unwrap_or_else(|| "daily_backup".to_owned()))?,
-            notes: None,
-            created_by: "schedule".to_owned(),
-            selection: configured.clone(),
-        })),
+        Trigger::Schedule { arn, scheduled_time, purpose, input } => {
+            request::read::<Direct>(input, &[])?;
+            Ok(Request::Export(ExportRequest {
+                event_key: format!("schedule:{arn}:{scheduled_time}"),
+                proposed_id: BackupId::from_timestamp(scheduled_time),
+                from_clock: false,
+                purpose: checked_purpose(purpose.unwrap_or_else(|| "daily_backup".to_owned()))?,
+                notes: None,
+                created_by: "schedule".to_owned(),
+                selection: configured.clone(),
+            }))
+        }
         Trigger::Alarm(alarm) => follow_up(&alarm, now, configured),
         Trigger::Direct(fields) => direct(fields, request_id, now, configured).map(Request::Export),
         other @ Trigger::Aws { .. } => Err(request::not_for("scheduled-export", &other)),
@@ -203,6 +206,10 @@ mod tests {
             (json!({"tables":[]}), "request-malformed"),
             (json!({"idempotency_key":""}), "request-malformed"),
             (json!({"purpose":"a b"}), "request-malformed"),
+            (
+                json!({"source":"holdfast.schedule","schedule_arn":"arn:s","scheduled_time":"2025-06-21T02:00:00Z","tables":["a"]}),
+                "request-unknown-fields",
+            ),
             (json!({"source":"aws.s3","detail-type":"Object Created","detail":{}}), "event-not-for-this-function"),
             (json!(7), "event-not-an-object"),
             (json!({"Records":[{"eventSource":"aws:kinesis"}]}), "event-unknown-records"),

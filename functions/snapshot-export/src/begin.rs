@@ -45,12 +45,22 @@ impl Function {
                 Wanted::Arn(arn) => arn.id().to_owned(),
                 Wanted::Id(id) => id.clone(),
             };
+            // Whose it was is not known: one that would not have been exported may come and go.
+            let manual = !id.starts_with("rds:");
+            let own = id.starts_with(&self.config.snapshot_name_prefix);
+            if asked.origin == Origin::Event && manual && !own && !self.config.export_on.manual {
+                return Ok(Begun::NotOurs(format!("snapshot {id} is gone, and EXPORT_ON names no manual ones")));
+            }
             return Err(Failure::SnapshotNotFound { id }.into());
         };
         if asked.origin == Origin::Event {
             // RDS tells of every snapshot in the account.
             if !self.config.sources.contains(&snapshot.server) {
                 return Ok(Begun::NotOurs(format!("snapshot {} is of {}", snapshot.id(), snapshot.server)));
+            }
+            if snapshot.snapshot_type == SnapshotType::Other {
+                let what = "neither an automated nor a manual one";
+                return Ok(Begun::NotOurs(format!("snapshot {} is {what}", snapshot.id())));
             }
             if snapshot.snapshot_type == SnapshotType::Manual {
                 if let Some(tracked) = self.taken_by_us(&snapshot).await? {

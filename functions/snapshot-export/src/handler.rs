@@ -135,7 +135,8 @@ impl Function {
         invocation: &Invocation,
     ) -> Result<Value, Fault> {
         is_ours(snapshot, &self.rules(invocation, ""))?;
-        let open = runs::open(&self.store, Timestamp::now()).await?;
+        // What is wrong with a record is told by the next poll.
+        let (open, _) = runs::open(&self.store, Timestamp::now()).await?;
         let of_it =
             |tracked: &Tracked| tracked.run.snapshot_id == snapshot.id() && tracked.run.server.kind == snapshot.kind();
         // Several may be of one snapshot, with other tables each.
@@ -165,8 +166,8 @@ impl Function {
     }
 
     async fn poll(&self, invocation: &Invocation) -> Result<Value, Fault> {
-        let open = runs::open(&self.store, Timestamp::now()).await?;
-        let (looked_at, mut answers, mut faults) = (open.len(), Vec::new(), Vec::new());
+        let (open, mut faults) = runs::open(&self.store, Timestamp::now()).await?;
+        let (looked_at, mut answers) = (open.len() + faults.len(), Vec::new());
         for tracked in open {
             if Instant::now() > invocation.give_up_at {
                 tracing::info!(backup_id = %tracked.run.backup_id, "left to the next poll for lack of time");

@@ -90,6 +90,9 @@ struct Direct {
 const DIRECT_FIELDS: [&str; 8] =
     ["mode", "snapshot", "take_snapshot", "server", "tables", "purpose", "requested_by", "again"];
 
+/// Of a schedule's Input.
+const SCHEDULE_FIELDS: [&str; 1] = ["mode"];
+
 /// What the configuration decides about requests.
 #[derive(Debug, Clone, Copy)]
 pub struct Customs {
@@ -98,11 +101,12 @@ pub struct Customs {
 }
 
 pub fn understand(event: &Value, request_id: &str, now: Timestamp, customs: Customs) -> Result<Request, Fault> {
-    let polls = event.get("mode").and_then(Value::as_str) == Some(POLL);
     let trigger = parse(event)?;
     match trigger {
-        Trigger::Schedule { .. } if polls => Ok(Request::Poll),
-        Trigger::Schedule { arn, scheduled_time, purpose } => {
+        Trigger::Schedule { arn, scheduled_time, purpose, input } => {
+            if polls(&request::read(input, &SCHEDULE_FIELDS)?)? {
+                return Ok(Request::Poll);
+            }
             let asked = Asked {
                 origin: Origin::Schedule,
                 at: scheduled_time,
@@ -126,6 +130,18 @@ pub fn understand(event: &Value, request_id: &str, now: Timestamp, customs: Cust
         }
         other => Err(request::not_for(FUNCTION, &other)),
     }
+}
+
+fn polls(input: &Direct) -> Result<bool, Fault> {
+    match input.mode.as_deref() {
+        None => Ok(false),
+        Some(POLL) => Ok(true),
+        Some(mode) => Err(no_mode(mode)),
+    }
+}
+
+fn no_mode(mode: &str) -> Fault {
+    malformed(format!("there is no mode {mode:?}: the only one is poll"))
 }
 
 fn scheduled(customs: Customs, asked: Asked) -> Request {
@@ -175,7 +191,7 @@ fn direct(
         return match (mode.as_str(), alone) {
             (POLL, true) => Ok(Request::Poll),
             (POLL, false) => Err(malformed("mode poll takes no other field")),
-            _ => Err(malformed(format!("there is no mode {mode:?}: the only one is poll"))),
+            (mode, _) => Err(no_mode(mode)),
         };
     }
     only::check(&direct.tables).map_err(|error| {
@@ -241,6 +257,8 @@ mod tests {
         let mut poll = schedule;
         poll["mode"] = json!("poll");
         assert_eq!(understood(&poll).unwrap(), Request::Poll);
+        let message = json!({"Records":[{"eventSource":"aws:sqs","body":poll.to_string()}]});
+        assert_eq!(understood(&message).unwrap(), Request::Poll);
         assert_eq!(understood(&json!({"mode":"poll"})).unwrap(), Request::Poll);
 
         let Request::Snapshot { wanted, asked } =
@@ -278,6 +296,12 @@ mod tests {
     fn each_thing_that_is_wrong_has_its_own_error() {
         let message =
             |request: Value| json!({"Records":[{"EventSource":"aws:sns","Sns":{"Message":request.to_string()}}]});
+        let schedule = |mut input: Value| {
+            input["source"] = json!("holdfast.schedule");
+            input["schedule_arn"] = json!("arn:s");
+            input["scheduled_time"] = json!("2025-06-21T02:00:00Z");
+            input
+        };
         for (event, code) in [
             (json!({"bucket":"someone-elses","snapshot":"x"}), "request-unknown-fields"),
             (json!({"role":"arn:aws:iam::999999999999:role/x"}), "request-unknown-fields"),
@@ -293,6 +317,9 @@ mod tests {
             (json!({"snapshot":"x","purpose":"a b"}), "request-malformed"),
             (json!({"mode":"poll","snapshot":"x"}), "request-malformed"),
             (json!({"mode":"restore"}), "request-malformed"),
+            (schedule(json!({"mode":"pol"})), "request-malformed"),
+            (schedule(json!({"mode":"poll","tables":["a"]})), "request-unknown-fields"),
+            (schedule(json!({"snapshot":"x"})), "request-unknown-fields"),
             (message(json!({"snapshot":"x"})), "request-not-direct"),
             (json!({"source":"aws.s3","detail-type":"Object Created","detail":{}}), "event-not-for-this-function"),
             (

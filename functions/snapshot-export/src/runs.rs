@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 const FOLDER: &str = "runs/rds-exports/";
 /// No run stays as it is for longer: waiting has a limit of a week, and RDS ends a task long before.
 const OPEN_AT_MOST: SignedDuration = SignedDuration::from_hours(30 * 24);
+const UNREADABLE: &str = "snapshot-export-run-unreadable";
 
 /// A run as it was read.
 #[derive(Debug, Clone)]
@@ -55,9 +56,9 @@ impl Tracked {
     }
 }
 
-/// Every run that has not ended, the oldest first.
-pub async fn open(store: &Store, now: Timestamp) -> Result<Vec<Tracked>, Fault> {
-    let mut open = Vec::new();
+/// Every run that has not ended, the oldest first, and what is wrong with those that cannot be read.
+pub async fn open(store: &Store, now: Timestamp) -> Result<(Vec<Tracked>, Vec<Fault>), Fault> {
+    let (mut open, mut unreadable) = (Vec::new(), Vec::new());
     let folder = format!("{}{FOLDER}", store.config().prefix.as_str());
     for object in store.inventory(&folder).await? {
         let name = object.key.rsplit('/').next().and_then(|name| name.strip_suffix(".json"));
@@ -66,11 +67,15 @@ pub async fn open(store: &Store, now: Timestamp) -> Result<Vec<Tracked>, Fault> 
         if now.duration_since(object.last_modified) > OPEN_AT_MOST {
             continue;
         }
-        let tracked = load(store, id).await?;
-        open.extend(tracked.filter(|tracked| tracked.run.state.is_open()));
+        match load(store, id).await {
+            Ok(tracked) => open.extend(tracked.filter(|tracked| tracked.run.state.is_open())),
+            // The others are followed all the same.
+            Err(fault) if fault.code == UNREADABLE => unreadable.push(fault),
+            Err(fault) => return Err(fault),
+        }
     }
     open.sort_by_key(|tracked| tracked.run.backup_id);
-    Ok(open)
+    Ok((open, unreadable))
 }
 
 fn body(run: &Run) -> Result<Vec<u8>, Fault> {
@@ -79,7 +84,7 @@ fn body(run: &Run) -> Result<Vec<u8>, Fault> {
 
 fn parse(key: &ObjectKey, json: &[u8]) -> Result<Run, Fault> {
     serde_json::from_slice(json).map_err(|error| {
-        Fault::from_error("snapshot-export-run-unreadable", &error)
+        Fault::from_error(UNREADABLE, &error)
             .with_context(&key.to_string())
             .hint("it was written by another release or by hand; delete it, and ask for the export again")
     })

@@ -89,12 +89,12 @@ pub(super) fn no_snapshot(is_cluster: bool, id: &str) -> Refusal {
 fn describe_snapshots(state: &mut State, fields: &Fields, is_cluster: bool) -> Result<String, Refusal> {
     let (element, id, server) = snapshot_names(is_cluster);
     let (id, server) = (fields.get(id), fields.get(server));
-    let wanted = fields.get("SnapshotType").map(|wanted| wanted == "automated");
+    let wanted = fields.get("SnapshotType");
     let mut found = Vec::new();
     for snapshot in state.snapshots.iter_mut().filter(|snapshot| snapshot.is_cluster == is_cluster) {
         let fits = id.is_none_or(|id| snapshot.id.eq_ignore_ascii_case(id))
             && server.is_none_or(|server| snapshot.server.eq_ignore_ascii_case(server))
-            && wanted.is_none_or(|automated| snapshot.automated == automated);
+            && wanted.is_none_or(|wanted| snapshot.snapshot_type() == wanted);
         if fits {
             found.push(snapshot.clone());
             snapshot.creating = snapshot.creating.saturating_sub(1);
@@ -124,7 +124,7 @@ fn describe(xml: &mut Xml, snapshot: &Snapshot) {
         .text("Engine", &snapshot.engine)
         .text("EngineVersion", &snapshot.engine_version)
         .text("Status", snapshot.status())
-        .text("SnapshotType", if snapshot.automated { "automated" } else { "manual" })
+        .text("SnapshotType", snapshot.snapshot_type())
         .number("PercentProgress", if is_there { 100 } else { 0 })
         .number("AllocatedStorage", 20)
         .text(if snapshot.is_cluster { "StorageEncrypted" } else { "Encrypted" }, snapshot.encrypted.to_string())

@@ -53,6 +53,14 @@ impl Snapshot {
         Self { automated: true, ..Self::manual(id, server, created) }
     }
 
+    pub(super) fn snapshot_type(&self) -> &'static str {
+        match self.id.starts_with("awsbackup:") {
+            true => "awsbackup",
+            false if self.automated => "automated",
+            false => "manual",
+        }
+    }
+
     /// The same of an Aurora cluster.
     #[must_use]
     pub fn of_cluster(mut self) -> Self {

@@ -4,7 +4,7 @@ use holdfast_local::rds::{Course, ExportedTable, Snapshot, Step};
 use holdfast_shared::domain::Manifest;
 use serde_json::{Value, json};
 
-use crate::bed::BUCKET;
+use crate::bed::{BUCKET, s3_client};
 use crate::rds_rig::{AUTOMATED, KMS_KEY, ROLE, Rig, SNAPSHOT_EXPORT, arn, event, notification, saying};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +95,13 @@ async fn events_get_lost_and_the_poll_follows_to_the_end() {
     let mut poll =
         json!({"source": "holdfast.schedule", "schedule_arn": "arn:poll", "scheduled_time": "2025-06-21T04:15:00Z"});
     poll["mode"] = json!("poll");
+    // A record that cannot be read is told, and does not keep the others from being followed.
+    let broken = "runs/rds-exports/20250620-040000.json";
+    let before = rig.json("runs/rds-exports/20250621-040000.json").await["revision"].clone();
+    rig.put(broken, "{").await;
+    assert_eq!(rig.fails(poll.clone()).await.0, "snapshot-export-run-unreadable");
+    assert_ne!(rig.json("runs/rds-exports/20250621-040000.json").await["revision"], before);
+    s3_client(&rig.s3).delete_object().bucket(BUCKET).key(broken).send().await.unwrap();
     while seen.last().is_none_or(|last| last != "complete") {
         let exports = rig.run(poll.clone()).await["exports"].clone();
         seen.push(exports[0]["status"].as_str().unwrap().to_owned());
@@ -110,7 +117,7 @@ async fn events_get_lost_and_the_poll_follows_to_the_end() {
     later["scheduled_time"] = json!("2025-06-22T04:00:00Z");
     let answer = rig.run(later.clone()).await;
     assert!(answer["exports"].as_array().unwrap().iter().all(|export| export["status"] == "duplicate"), "{answer:#}");
-    assert_eq!(rig.told("SnapshotExportFailed"), 0);
+    let told = rig.told("SnapshotExportFailed");
     later["scheduled_time"] = json!("2025-06-24T04:00:00Z");
     let (code, message) = rig.fails(later).await;
     assert_eq!(
@@ -119,7 +126,7 @@ async fn events_get_lost_and_the_poll_follows_to_the_end() {
         "{message}"
     );
     assert!(message.contains(AUTOMATED), "{message}");
-    assert_eq!((rig.told("SnapshotExportFailed"), rig.started()), (1, 2));
+    assert_eq!((rig.told("SnapshotExportFailed"), rig.started()), (told + 1, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,6 +303,13 @@ async fn what_cannot_be_exported_is_refused_before_a_task_is_started() {
     }
     let others = rig.run(event("RDS-EVENT-0091", &arn("others"))).await;
     assert!(others["status"] == "ignored" && others["reason"].as_str().unwrap().contains("other"), "{others}");
+    // AWS Backup's, and one that came and went: RDS tells of those, too.
+    add("awsbackup:job-1", |_| {});
+    for id in ["awsbackup:job-1", "absent"] {
+        let answer = rig.run(event("RDS-EVENT-0042", &arn(id))).await;
+        assert!(answer["status"] == "ignored" && answer["reason"].as_str().unwrap().contains(id), "{answer}");
+    }
+    assert_eq!(rig.fails(event("RDS-EVENT-0091", &arn("rds:absent"))).await.0, "snapshot-not-found");
     assert_eq!((rig.started(), rig.keys("runs/").len()), (0, 0));
 
     // A role and a key that RDS could not be handed.
