@@ -168,6 +168,14 @@ def _restore(project):
     return _properties(project, FUNCTIONS, "RestoreTrigger")
 
 
+def _on_failure(project):
+    return _restore(project)["EventInvokeConfig"]["DestinationConfig"]["OnFailure"]
+
+
+def _failure_rule(project):
+    return _properties(project, NOTIFICATIONS, "RestoreEventFailed")
+
+
 def _schedule(project):
     return _export(project)["Events"]["Schedule"]["Properties"]
 
@@ -305,6 +313,12 @@ SEEDS = [
     Seed("no log group", "log-group", lambda p: _export(p).pop("LoggingConfig")),
     Seed("logs kept for ever", "log-group", _log_for_ever),
     Seed("no failure destination", "on-failure", lambda p: _export(p)["EventInvokeConfig"].pop("DestinationConfig")),
+    Seed("the passkey mailed with a failed request", "passkey", lambda p: _on_failure(p).update(Type="SNS", Destination={"Ref": "TopicArn"})),
+    Seed("the passkey kept in a dead letter queue", "passkey", lambda p: _restore(p).update(DeadLetterQueue={"Type": "SQS", "TargetArn": {"Ref": "UndeliveredEventsArn"}})),
+    Seed("the bus hands the request on", "passkey", lambda p: _failure_rule(p)["Targets"][0]["InputTransformer"]["InputPathsMap"].update(request="$.detail.requestPayload")),
+    Seed("the bus hands everything on", "passkey", lambda p: _failure_rule(p)["Targets"][0].pop("InputTransformer")),
+    Seed("the bus keeps requests", "passkey", lambda p: p.templates[NOTIFICATIONS]["Resources"].update(Seeded={"Type": "AWS::Events::Archive", "Properties": {}})),
+    Seed("nobody hears of failed restores", "on-failure", lambda p: _failure_rule(p).pop("EventBusName")),
     Seed("no alarm on errors", "errors-alarm", lambda p: p.templates[ALARMS]["Resources"].pop("ScheduledExportErrors")),
     Seed(
         "the alarm watches another function",

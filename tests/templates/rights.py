@@ -36,7 +36,7 @@ _EVERYWHERE = {"kms:GenerateDataKey", "kms:Decrypt", "secretsmanager:GetSecretVa
 RIGHTS = {
     "scheduled-export": _EVERYWHERE | {"rds-db:connect"},
     "retention": _EVERYWHERE | {"rds-db:connect"} | RDS["retention"],
-    "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction"} | RDS["restore-trigger"],
+    "restore-trigger": _EVERYWHERE | {"rds-db:connect", "lambda:InvokeFunction", "events:PutEvents"} | RDS["restore-trigger"],
     # Aurora's snapshots have calls of their own; the bucket's objects under the export's key are read with kms:Decrypt.
     "snapshot-export": _EVERYWHERE | RDS["snapshot-export"],
 }

@@ -7,6 +7,7 @@ import re
 
 import costs
 import lifecycle
+import secrecy
 from expressions import schedule_problem, time_zone_problem
 from model import ROOT, Finding, branches, listed, statements
 from rights import DENIED, LAMBDA_ITSELF, OBJECTS, OTHER_ROLES, RIGHTS, WITHOUT_RESOURCE
@@ -485,7 +486,7 @@ def buckets_are_safe(project):
             yield Finding("bucket-tls", where, "no policy denies requests without TLS")
 
 
-RULES.extend([*lifecycle.RULES, costs.the_costs_are_worked_out])
+RULES.extend([*lifecycle.RULES, *secrecy.RULES, costs.the_costs_are_worked_out])
 
 
 @rule
@@ -516,14 +517,6 @@ def parameters_are_documented(project):
         pattern, default = parameter.get("AllowedPattern"), parameter.get("Default")
         if pattern and default is not None and not re.search(pattern, str(default)):
             yield Finding("parameter-default", ROOT, f"the default of {name} does not match its own pattern")
-
-
-@rule
-def secrets_stay_hidden(project):
-    for path, template in project.templates.items():
-        for name, parameter in template.get("Parameters", {}).items():
-            if re.search(r"(Url|Password|Passkey|Token)$", name) and name != "S3EndpointUrl" and parameter.get("NoEcho") is not True:
-                yield Finding("no-echo", at(path, name), "may hold a secret and is not NoEcho")
 
 
 @rule
