@@ -249,6 +249,12 @@ def _list_everything(project):
     next(s for s in _rights(project, "RetentionRole") if s.get("Sid") == "ListBackupsAndControlObjects").pop("Condition")
 
 
+def _condition_on_uploads(project):
+    statements = _rights(project, "RetentionRole")
+    objects, uploads = (next(s for s in statements if s.get("Sid") == sid) for sid in ("ListBackupsAndControlObjects", "ListStaleUploads"))
+    uploads["Condition"] = copy.deepcopy(objects["Condition"])
+
+
 def _drill_input(text):
     def change(project):
         _restore(project)["Events"]["Drill"]["Properties"]["Input"] = text
@@ -337,6 +343,7 @@ SEEDS = [
     Seed("retention may delete for good", "right-too-many", lambda p: _rights(p, "RetentionRole").append({"Effect": "Allow", "Action": "s3:DeleteObjectVersion", "Resource": "x"})),
     Seed("retention may delete manifests", "right-prefix", _grant_prefix("RetentionRole", "DeleteData", "${KeyPrefix}postgres-exports/metadata/")),
     Seed("retention may list everything", "right-prefix", _list_everything),
+    Seed("uploads listed under a condition that never holds", "right-prefix", _condition_on_uploads),
     Seed("deleting for good is not denied", "right-deny", _deny_gone),
     Seed("restores write into every environment", "right-prefix", _grant_prefix("RestoreTriggerRole", "WritePinsRecordsAndDrillResults", "${AnyPrefix}restores/")),
     Seed("RDS's role handed to anybody", "right-pass-role", lambda p: next(s for s in _rights(p, "SnapshotExportRole") if s.get("Sid") == "HandRdsTheRoleItWritesWith").pop("Condition")),

@@ -21,7 +21,8 @@ LAMBDA_ITSELF = {
     "ec2:UnassignPrivateIpAddresses",
 }
 
-# By function and S3 action, the prefixes: {own} is KEY_PREFIX, {any} the same with any environment in the environment's place.
+# By function and S3 action, the prefixes: {own} is KEY_PREFIX, {any} the same with any environment in the environment's place; * is the
+# bucket, of an action that knows no s3:prefix.
 OBJECTS = json.loads((Path(__file__).resolve().parents[1] / "rights.json").read_text())
 
 # By function, its calls of RDS, and what RDS does on its behalf.

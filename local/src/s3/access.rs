@@ -19,7 +19,8 @@ pub const ACCOUNT_ID: &str = "123456789012";
 
 /// What a key pair may do: IAM action (`s3:PutObject`; a trailing `*` is a wildcard) and key prefix (empty: the whole bucket).
 ///
-/// For `s3:ListBucket` and its like the prefix is held against the request's `prefix`, as a policy condition on `s3:prefix` would.
+/// For `s3:ListBucket` and `s3:ListBucketVersions` the prefix is held against the request's `prefix`, as a policy condition on
+/// `s3:prefix` would. Other actions on a bucket have no such condition key, so that one never holds: they need the whole bucket.
 /// As under such a condition, only an unrestricted `s3:ListBucket` makes a missing key a 404 instead of a 403.
 #[derive(Debug, Clone, Default)]
 pub struct Permissions {
@@ -136,9 +137,10 @@ impl S3Access for Gate {
         if operation == "DeleteObjects" {
             return Ok(());
         }
+        let knows_prefix = matches!(operation.as_str(), "ListObjects" | "ListObjectsV2" | "ListObjectVersions");
         let resource = match &key {
             Some(key) => key.clone(),
-            None => query.prefix.unwrap_or_default(),
+            None => query.prefix.filter(|_| knows_prefix).unwrap_or_default(),
         };
         for action in actions(&operation, query.versioned, bypass) {
             self.store.require(access_key.as_deref(), &action, &resource)?;

@@ -64,6 +64,20 @@ async fn versions_need_rights_of_their_own() {
 }
 
 #[tokio::test]
+async fn a_prefix_limits_lists_of_objects_and_allows_no_list_of_uploads() {
+    let bench = bench().await;
+    let lists = |prefix| ["s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"].map(|a| (a, prefix));
+    bench.server.store().add_key("retention", "its-secret", Some(allow(&lists("k"))));
+    let retention = client(&bench.server, "retention", "its-secret");
+    retention.list_objects_v2().bucket("plain").prefix("k").send().await.unwrap();
+    retention.list_object_versions().bucket("plain").prefix("k").send().await.unwrap();
+    let uploads = retention.list_multipart_uploads().bucket("plain").prefix("k").send().await;
+    assert_eq!(refusal(uploads), refused(403, "AccessDenied"));
+    bench.server.store().restrict("retention", allow(&lists("")));
+    retention.list_multipart_uploads().bucket("plain").prefix("k").send().await.unwrap();
+}
+
+#[tokio::test]
 async fn who_may_not_list_does_not_learn_what_is_missing() {
     let bench = bench().await;
     bench.put("plain", "there", b"x").await;
