@@ -39,6 +39,31 @@ fn codes_in(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// A listing's first columns are when an object was written, and a backup's tombstone is written when it expires.
+#[test]
+fn the_newest_backup_is_found_as_the_documents_say() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(
+        directory.path().join("listing"),
+        "2025-06-23 04:00:09      17311 production/postgres-exports/metadata/2025-05-23/20250523-020000.json\n\
+         2025-06-21 02:01:00      17310 production/postgres-exports/metadata/2025-06-21/20250621-020000.json\n\
+         2025-06-22 02:01:00       9310 production/postgres-exports/metadata/2025-06-22/20250622-020000.json\n",
+    )
+    .unwrap();
+    for name in ["README.md", "docs/format.md", "docs/runbook.md"] {
+        let text = document(name);
+        let (_, rest) = text.split_once("aws s3 ls s3://BUCKET/postgres-exports/metadata/ --recursive |").unwrap();
+        let pipe = rest.split(['\n', '`', '#']).next().unwrap();
+        let shell = std::process::Command::new("sh")
+            .args(["-c", &format!("cat listing | {pipe}")])
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        let told = String::from_utf8(shell.stdout).unwrap();
+        assert_eq!(told, "production/postgres-exports/metadata/2025-06-22/20250622-020000.json\n", "{name}");
+    }
+}
+
 #[test]
 fn every_error_code_is_documented_and_every_documented_code_exists() {
     const NOT_CODES: [&str; 2] = ["rds-db", "verify-full"];
