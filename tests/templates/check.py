@@ -403,6 +403,12 @@ SEEDS = [
     Seed("a plain queue", "queue-encrypted", lambda p: _properties(p, NOTIFICATIONS, "UndeliveredEvents").pop("SqsManagedSseEnabled")),
     Seed("an undocumented parameter", "parameter-docs", lambda p: p.templates[ROOT]["Parameters"].update(Seeded={"Type": "String", "Description": "x"})),
     Seed("the URL shown in the console", "no-echo", lambda p: p.templates[ROOT]["Parameters"]["DatabaseUrl"].pop("NoEcho")),
+    Seed("none taken for a URL", "combination", lambda p: p.templates[ROOT]["Rules"]["UrlNeedsUrl"]["Assertions"][0].update(Assert={"Fn::Not": [{"Fn::Equals": [{"Ref": "DatabaseUrl"}, ""]}]})),
+    Seed("none taken for a restoring role", "combination", lambda p: p.templates[ROOT]["Rules"]["RestoringRoleLogsInTheSameWay"]["Assertions"][2]["Assert"]["Fn::Or"].pop(1)),
+    Seed("subnets without groups", "combination", lambda p: p.templates[ROOT]["Rules"].pop("SubnetsAndGroupsTogether")),
+    Seed("snapshots of nobody pruned", "combination", lambda p: p.templates[ROOT]["Rules"].pop("PruningNeedsSources")),
+    Seed("hours that the function refuses", "parameter-value", lambda p: p.templates[ROOT]["Parameters"]["SweepAfterHours"].update(AllowedPattern="^[0-9]{0,4}$")),
+    Seed("a question without an answer", "no-answer", lambda p: p.templates[ROOT]["Parameters"]["DatabaseUrl"].update(Description="The URL.")),
     Seed("a misspelt override", "samconfig", lambda p: p.samconfig["default"]["deploy"]["parameters"].update(parameter_overrides=["Enviroment=x"])),
     Seed("capabilities forgotten", "samconfig", lambda p: p.samconfig["default"]["deploy"]["parameters"].update(capabilities="CAPABILITY_IAM")),
 ]

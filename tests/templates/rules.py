@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import combinations
 import costs
 import lifecycle
 import secrecy
@@ -486,7 +487,7 @@ def buckets_are_safe(project):
             yield Finding("bucket-tls", where, "no policy denies requests without TLS")
 
 
-RULES.extend([*lifecycle.RULES, *secrecy.RULES, costs.the_costs_are_worked_out])
+RULES.extend([*lifecycle.RULES, *secrecy.RULES, *combinations.RULES, costs.the_costs_are_worked_out])
 
 
 @rule
