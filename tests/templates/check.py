@@ -20,6 +20,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import combinations
 import expressions
 import rules
 from lifecycle import DOCUMENTED_POLICY
@@ -408,6 +409,7 @@ SEEDS = [
     Seed("subnets without groups", "combination", lambda p: p.templates[ROOT]["Rules"].pop("SubnetsAndGroupsTogether")),
     Seed("snapshots of nobody pruned", "combination", lambda p: p.templates[ROOT]["Rules"].pop("PruningNeedsSources")),
     Seed("hours that the function refuses", "parameter-value", lambda p: p.templates[ROOT]["Parameters"]["SweepAfterHours"].update(AllowedPattern="^[0-9]{0,4}$")),
+    Seed("a policy that was cut off", "parameter-value", lambda p: p.templates[ROOT]["Parameters"]["RetentionPolicy"].pop("AllowedPattern")),
     Seed("a question without an answer", "no-answer", lambda p: p.templates[ROOT]["Parameters"]["DatabaseUrl"].update(Description="The URL.")),
     Seed("a misspelt override", "samconfig", lambda p: p.samconfig["default"]["deploy"]["parameters"].update(parameter_overrides=["Enviroment=x"])),
     Seed("capabilities forgotten", "samconfig", lambda p: p.samconfig["default"]["deploy"]["parameters"].update(capabilities="CAPABILITY_IAM")),
@@ -605,6 +607,7 @@ def main():
     expression_tests(tally)
     seeded(tally, project)
     layer_script(tally)
+    tally.test("sam asks what the guide answers, and reads the policy as it is quoted", combinations.sam_takes_what_the_guide_says(project))
     if "--no-linters" not in sys.argv[1:]:
         linters(tally, project)
     print(f"{tally.passed} passed, {tally.failed} failed")

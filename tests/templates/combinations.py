@@ -46,6 +46,7 @@ COMBINATIONS = [
 VALUES = {
     "SweepAfterHours": (["", "24", "99", "100", "8760"], ["0", "23", "8761", "12000", "24h"]),
     "SnapshotNamePrefix": (["manual-export-", "a-"], ["Manual-", "manual--export-", "manual", "-a-", "a" * 48 + "-"]),
+    "RetentionPolicy": (["", '{"rules":[{"keep_last":30}]}', '{\n "rules": [{"keep_last": 30}]\n}'], ["{", '{"rules"', "{}"]),
     "VpcSubnetIds": (["", "subnet-0a1", "subnet-0a1,subnet-2", "subnet-0a1, subnet-2"], ["subnet", "sg-1", "subnet-1;subnet-2", "subnet-1,"]),
     "VpcSecurityGroupIds": (["", "sg-1,sg-2"], ["subnet-1"]),
     "VpcRouteTableIds": (["", "rtb-1"], ["vpc-1"]),
@@ -89,6 +90,27 @@ def a_guided_deployment_can_be_answered(project):
     for name, parameter in project.templates[ROOT]["Parameters"].items():
         if parameter.get("NoEcho") and (not takes(parameter, "none") or "none" not in parameter["Description"] or NONE.get(name) != "none"):
             yield Finding("no-answer", f"{ROOT} {name}", "is not shown, and none is no answer to it")
+
+
+def sam_takes_what_the_guide_says(project):
+    """SAM's own questions, answered as the guide says, and SAM's own reading of the policy as the guide quotes it."""
+    from click.testing import CliRunner
+    from samcli.cli.types import CfnParameterOverridesType
+    from samcli.commands.deploy.guided_context import GuidedContext
+
+    declared = project.templates[ROOT]["Parameters"]
+    answers = [NONE.get(name, IAM.get(name, "media_tool" if name == "DatabaseName" else "")) for name in declared]
+    with CliRunner().isolation(input="\n".join([*answers, ""])):
+        given = GuidedContext.prompt_parameters(GuidedContext, declared, {}, "", "")
+    problems = refusals(project, {name: answer["Value"] for name, answer in given.items()})
+
+    policy = '{"rules":[{"purposes":["testing"],"keep_within_days":7},{"keep_last":30}]}'
+    quoted = re.search(r'^sam deploy .*"(RetentionPolicy=.*)"$', project.deploy_doc, re.MULTILINE)
+    words = ["Environment=staging", quoted[1].replace("$(jq -c . policy.json)", policy)] if quoted else []
+    read = CfnParameterOverridesType().convert(words, None, None)
+    if read != {"Environment": "staging", "RetentionPolicy": policy}:
+        problems.append(f"SAM reads {words} as {read}")
+    return problems
 
 
 RULES = [wrong_combinations_are_refused, values_are_what_the_functions_take, a_guided_deployment_can_be_answered]
