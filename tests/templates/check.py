@@ -381,6 +381,7 @@ SEEDS = [
     Seed("a timeout over 15 minutes", "limits", lambda p: _export(p).update(Timeout=901)),
     Seed("too little memory allowed", "limits", _memory_below_the_least),
     Seed("the bucket goes with the stack", "bucket-retained", lambda p: p.templates[STORAGE]["Resources"]["Bucket"].pop("DeletionPolicy")),
+    Seed("a failed deployment's bucket in the way", "bucket-retained", lambda p: p.templates[STORAGE]["Resources"]["FilesBucket"].update(DeletionPolicy="Retain")),
     Seed("an unversioned bucket", "bucket-versioning", lambda p: _properties(p, STORAGE, "Bucket").pop("VersioningConfiguration")),
     Seed("a public policy allowed", "bucket-public", lambda p: _properties(p, STORAGE, "Bucket")["PublicAccessBlockConfiguration"].update(BlockPublicPolicy=False)),
     Seed("plain HTTP allowed", "bucket-tls", _no_tls_policy),

@@ -466,9 +466,10 @@ def metrics_are_those_of_the_code(project):
 def buckets_are_safe(project):
     for path, name, bucket in project.resources("AWS::S3::Bucket"):
         where, properties = at(path, name), bucket["Properties"]
-        for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
-            if bucket.get(policy) != "Retain":
-                yield Finding("bucket-retained", where, f"{policy} is not Retain: backups would go with the stack")
+        for policy, wanted in (("DeletionPolicy", "RetainExceptOnCreate"), ("UpdateReplacePolicy", "Retain")):
+            if bucket.get(policy) != wanted:
+                why = "backups would go with the stack, or the bucket of a failed first deployment be in the way"
+                yield Finding("bucket-retained", where, f"{policy} is not {wanted}: {why}")
         if properties.get("VersioningConfiguration", {}).get("Status") != "Enabled":
             yield Finding("bucket-versioning", where, "is not versioned")
         public = properties.get("PublicAccessBlockConfiguration", {})
