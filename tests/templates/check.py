@@ -319,6 +319,7 @@ SEEDS = [
     Seed("the configuration declares nothing", "setting-declared", lambda p: setattr(p, "declared_settings", {})),
     Seed("no log group", "log-group", lambda p: _export(p).pop("LoggingConfig")),
     Seed("logs kept for ever", "log-group", _log_for_ever),
+    Seed("debug lines dropped by Lambda", "log-level", lambda p: _shared(p)["LoggingConfig"].pop("ApplicationLogLevel")),
     Seed("no failure destination", "on-failure", lambda p: _export(p)["EventInvokeConfig"].pop("DestinationConfig")),
     Seed("the passkey mailed with a failed request", "passkey", lambda p: _on_failure(p).update(Type="SNS", Destination={"Ref": "TopicArn"})),
     Seed("the passkey kept in a dead letter queue", "passkey", lambda p: _restore(p).update(DeadLetterQueue={"Type": "SQS", "TargetArn": {"Ref": "UndeliveredEventsArn"}})),

@@ -72,6 +72,8 @@ def functions_are_complete(project):
             yield Finding("log-group", at(*group_at), "keeps logs for ever: RetentionInDays is missing")
         if logging.get("LogFormat") != "JSON":
             yield Finding("log-format", where, "LoggingConfig.LogFormat is not JSON")
+        if logging.get("ApplicationLogLevel") != "TRACE":
+            yield Finding("log-level", where, "Lambda drops lines that LOG_LEVEL asks for: ApplicationLogLevel is not TRACE")
         invoke = properties.get("EventInvokeConfig", {})
         target = invoke.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
         if not target or not project.resolve(path, target):
