@@ -21,7 +21,10 @@ impl About {
                 json!({"backup": manifest.timestamp, "backup_environment": manifest.environment})
             }
             Source::Import { name, .. } => json!({"import": name.to_string()}),
-            Source::Previous | Source::Rds(_) => json!({}),
+            Source::Previous | Source::Rds(_) => match clearance.restore() {
+                Restore::Undo { previous, put_aside, .. } => json!({"came_back": previous, "put_aside": put_aside}),
+                _ => json!({}),
+            },
         };
         Self {
             restore: clearance.restore().clone(),
@@ -75,9 +78,10 @@ impl About {
                 ),
                 None => "the rows are committed".to_owned(),
             },
-            Restore::Undo { database, aside, .. } => {
+            Restore::Undo { database, put_aside, aside, .. } => {
+                let of = put_aside.map_or_else(String::new, |at| format!(" of {at}"));
                 format!(
-                    "{database} is what it was before the swap; what the swap had put in place is {aside}, yours to drop"
+                    "{database} is what it was before the swap{of}; what the swap had put in place is {aside}, yours to drop"
                 )
             }
             Restore::Verify { .. } => {

@@ -1,14 +1,14 @@
 //! Gathers what the decision depends on: passkey, target server, safety backup, and the names that would be used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use aws_sdk_lambda::primitives::Blob;
 use holdfast_shared::config::RestoreConfig;
-use holdfast_shared::domain::BackupId;
+use holdfast_shared::domain::{BackupId, PutAside};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::asked::{
-    aside_name, new_database_name, newest_previous, previous_name, schema_name, scratch_name, shadow_name,
+    aside_name, last_previous, new_database_name, previous_name, schema_name, scratch_name, shadow_name,
 };
 use holdfast_shared::plan::clearance::{Facts, Passkey, Refusal, Restore, SafetyBackup, Source, TargetServer};
 use holdfast_shared::postgres::catalog;
@@ -87,9 +87,18 @@ impl Guard<'_> {
             let session = connector.session().await?;
             session.refuse_pooler().await?;
             let facts = catalog::server_facts(&session.client).await.map_err(query_fault)?;
-            let names = session.client.query("SELECT datname::text FROM pg_catalog.pg_database", &[]).await;
-            let names = names.map_err(query_fault)?;
-            let databases: BTreeSet<String> = names.iter().filter_map(|row| row.try_get(0).ok()).collect();
+            let sql =
+                "SELECT datname::text, pg_catalog.shobj_description(oid, 'pg_database') FROM pg_catalog.pg_database";
+            let (mut databases, mut notes) = (BTreeSet::new(), BTreeMap::new());
+            for row in session.client.query(sql, &[]).await.map_err(query_fault)? {
+                // What is no UTF-8 is neither a name that can be asked for nor a note of ours.
+                let Ok(name) = row.try_get::<_, String>(0) else { continue };
+                let comment = row.try_get::<_, Option<String>>(1).ok().flatten();
+                if let Some(note) = comment.as_deref().and_then(PutAside::parse) {
+                    notes.insert(name.clone(), note);
+                }
+                databases.insert(name);
+            }
             // Of the database, as ALTER DATABASE sets it, or else of the server or this role.
             let marker = session
                 .client
@@ -113,6 +122,7 @@ impl Guard<'_> {
                 environment: marker.filter(|marker| !marker.is_empty()),
                 in_recovery: facts.in_recovery,
                 databases,
+                notes,
             })
         };
         tokio::time::timeout(OBSERVATION_LIMIT, observing).await.unwrap_or_else(|_| {
@@ -257,11 +267,12 @@ pub fn restore_of(
             Restore::TablesIntoSchema { database: database(), schema: schema_name(id), tables: request.tables.clone() }
         }
         Mode::Undo => {
-            let previous = target.and_then(|target| newest_previous(&database(), &target.databases));
-            let id = previous.as_ref().map_or(id, |(id, _)| *id);
+            let previous = target.and_then(|target| last_previous(&database(), &target.notes));
+            let id = previous.as_ref().map_or(id, |previous| previous.id);
             Restore::Undo {
                 aside: aside_name(&database(), id),
-                previous: previous.map(|(_, name)| name),
+                put_aside: previous.as_ref().map(|previous| previous.at),
+                previous: previous.map(|previous| previous.name),
                 database: database(),
             }
         }
@@ -308,8 +319,7 @@ pub fn refused(refusals: &[Refusal]) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
+    use holdfast_shared::domain::put_aside::Exchange;
     use serde_json::json;
 
     use super::*;
@@ -318,8 +328,9 @@ mod tests {
     #[expect(clippy::needless_pass_by_value, reason = "a json! literal reads better without a reference")]
     fn restore(event: Value, databases: &[&str]) -> Restore {
         let (request, _) = understand(&event).unwrap();
-        let databases: BTreeSet<String> = databases.iter().map(|name| (*name).to_owned()).collect();
-        let target = TargetServer { databases, ..TargetServer::default() };
+        let note = PutAside { by: Exchange::Replaced, by_backup: None, at: Timestamp::UNIX_EPOCH, keep_until: None };
+        let notes = databases.iter().map(|name| ((*name).to_owned(), note.clone())).collect();
+        let target = TargetServer { notes, ..TargetServer::default() };
         restore_of(&request, &Source::Previous, "shop", Some(&target), "20250621-143000".parse().unwrap())
     }
 

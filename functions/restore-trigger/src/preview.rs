@@ -262,9 +262,12 @@ fn steps(request: &RestoreRequest, facts: &Facts, source: Option<&Source>) -> Ve
             "check foreign keys in both directions".to_owned(),
             format!("{proof}, then commit"),
         ]),
-        Restore::Undo { database, previous, aside } => {
+        Restore::Undo { database, previous, put_aside, aside } => {
             let previous = previous.as_deref().unwrap_or("the database that a swap has put aside");
-            steps.push(format!("end the sessions on {database}, rename it to {aside} and {previous} to {database}"));
+            let since = put_aside.map_or_else(String::new, |at| format!(" (put aside at {at})"));
+            steps.push(format!(
+                "end the sessions on {database}, rename it to {aside} and {previous}{since} to {database}"
+            ));
         }
         Restore::Verify { scratch } => steps.extend([
             format!("create database {scratch}"),

@@ -9,15 +9,15 @@ mod refusal;
 mod tests;
 pub mod thaw;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use self::asked::MAX_NAME_BYTES;
+use self::asked::{MAX_NAME_BYTES, id_of_previous};
 pub use self::asked::{Options, Restore, Source, Tier};
 pub use self::refusal::Refusal;
 use crate::domain::manifest::State;
-use crate::domain::{BackupId, Environment, Manifest, TablePattern};
+use crate::domain::{BackupId, Environment, Manifest, PutAside, TablePattern};
 
 /// Databases of the server itself: nothing is put in their place or into them.
 const RESERVED_DATABASES: [&str; 4] = ["postgres", "template0", "template1", "rdsadmin"];
@@ -53,6 +53,8 @@ pub struct TargetServer {
     pub environment: Option<String>,
     pub in_recovery: bool,
     pub databases: BTreeSet<String>,
+    /// Of the databases that restores have put aside.
+    pub notes: BTreeMap<String, PutAside>,
 }
 
 /// The newest backup of the target that could serve as a way back.
@@ -326,7 +328,8 @@ fn database_refusals(restore: &Restore, server: &TargetServer) -> Vec<Refusal> {
     if let Restore::Undo { database, previous, .. } = restore
         && previous.as_ref().is_none_or(|previous| !server.databases.contains(previous))
     {
-        refusals.push(Refusal::NothingToUndo { database: database.clone() });
+        let unmarked = server.databases.iter().rfind(|name| id_of_previous(database, name).is_some());
+        refusals.push(Refusal::NothingToUndo { database: database.clone(), unmarked: unmarked.cloned() });
     }
     refusals
 }

@@ -285,6 +285,7 @@ async fn a_swap_changes_names_under_sessions_in_use_and_an_undo_changes_them_bac
     let undo = Restore::Undo {
         database: "source".to_owned(),
         previous: Some("source_before".to_owned()),
+        put_aside: None,
         aside: "source_undone".to_owned(),
     };
     let clearance = cleared(&bed, undo, Source::Previous, Some(&manifest)).await;

@@ -248,7 +248,13 @@ async fn every_mode_works_through_the_function_and_is_written_down() {
     scene.guarded.bed.cluster.execute("shop", &drop).await.unwrap();
     scene.succeeds("swap", &json!({"keep_previous_days": 7})).await;
     assert_eq!(scene.contents("shop").await, new);
-    scene.succeeds("undo", &json!({})).await;
+    // Which one comes back is told before and after.
+    let plan = scene.guarded.plan(json!({"mode": "plan", "plan_for": "undo"})).await;
+    let undone = scene.succeeds("undo", &json!({})).await;
+    let since = plan["restore"]["put_aside"].as_str().unwrap();
+    assert!(plan["steps"].to_string().contains(since), "{plan:#}");
+    assert_eq!((&undone["came_back"], &undone["put_aside"]), (&plan["restore"]["previous"], &json!(since)));
+    assert_eq!(undone["came_back"], json!(format!("shop_before_{}", scene.id)));
     assert_eq!(scene.contents("shop").await, old);
     let outcome = scene.guarded.ask(scene.request("tables", &json!({"tables": ["*"], "into": "original"}))).await;
     assert!(!outcome.is_error(), "{:#}", outcome.payload);
@@ -299,8 +305,13 @@ async fn what_may_have_been_done_is_not_done_again() {
     let scene = Scene::start(&[]).await;
     let old = scene.contents("shop").await;
     scene.succeeds("swap", &json!({})).await;
-    // An older swap's: a second undo would take it.
-    scene.guarded.bed.cluster.create_database("shop_before_20200101-000000").await.unwrap();
+    // An older swap's: a second undo would take it. One without a note comes back never.
+    for decoy in ["shop_before_20200101-000000", "shop_before_29990101-000000"] {
+        scene.guarded.bed.cluster.create_database(decoy).await.unwrap();
+    }
+    let note = json!({"holdfast": "replaced", "by_backup": "20200101-000000", "at": "2020-01-01T00:00:00Z", "keep_until": null});
+    let comment = format!("COMMENT ON DATABASE \"shop_before_20200101-000000\" IS '{note}'");
+    scene.guarded.bed.cluster.execute("postgres", &comment).await.unwrap();
     let undo = scene.request("undo", &json!({}));
     let request_id = scene.killed_at(undo.clone(), ("COMMIT", 1, true)).await;
     assert_eq!(scene.contents("shop").await, old);

@@ -23,7 +23,13 @@ mod unfinished;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use holdfast_shared::domain::{BackupId, Manifest, ObjectKey};
+use crate::engine::exchange::Exchange;
+pub use crate::engine::receipt::{Receipt, Seconds};
+use crate::engine::source::Backup;
+use crate::engine::unfinished::Unfinished;
+pub use crate::engine::unfinished::{held, sweep};
+use holdfast_shared::domain::put_aside::Exchange as By;
+use holdfast_shared::domain::{BackupId, Manifest, ObjectKey, PutAside};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::{Clearance, Restore, Source, left_out};
 use holdfast_shared::postgres::catalog;
@@ -33,13 +39,6 @@ use holdfast_shared::postgres::session::{copy_fault, query_fault, session_settin
 use holdfast_shared::store::Store;
 use holdfast_shared::store::read::ArchiveSource;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
-
-use crate::engine::exchange::Exchange;
-pub use crate::engine::receipt::{Receipt, Seconds};
-use crate::engine::source::Backup;
-use crate::engine::unfinished::Unfinished;
-pub use crate::engine::unfinished::{held, sweep};
 
 const APPLICATION_NAME: &str = "holdfast-restore";
 
@@ -129,7 +128,7 @@ impl Engine {
                 let origin = self.origin(clearance.source())?;
                 let mut made = self.new_database(&origin, shadow, &held, options).await?;
                 let id = origin.manifest.as_ref().map(|manifest| manifest.timestamp);
-                let note = note("replaced", id, asked.keep_previous_days);
+                let note = note(By::Replaced, id, asked.keep_previous_days);
                 let swapped = async {
                     made.receipt.left_out.extend(self.carry_over(database, shadow).await?);
                     let incoming = Some(&made.database);
@@ -151,11 +150,11 @@ impl Engine {
                     .extend(missing.map(|pattern| format!("{pattern} was left out of the backup: see {previous}")));
                 Ok(receipt)
             }
-            Restore::Undo { database, previous: Some(previous), aside } => {
+            Restore::Undo { database, previous: Some(previous), aside, .. } => {
                 for name in [database, previous] {
                     self.check_may_rename(name).await?;
                 }
-                let note = note("undone", None, asked.keep_previous_days);
+                let note = note(By::Undone, None, asked.keep_previous_days);
                 self.exchange(Exchange { live: database, aside, incoming: previous, note: &note, made: None }).await?;
                 Ok(Receipt { database: database.clone(), previous: Some(aside.clone()), ..Receipt::default() })
             }
@@ -288,8 +287,8 @@ impl Engine {
 }
 
 /// What retention and people read on a database that was put aside.
-fn note(what: &str, id: Option<BackupId>, keep_days: Option<u32>) -> String {
-    let now = Timestamp::now();
-    let until = keep_days.and_then(|days| now.checked_add(SignedDuration::from_hours(24 * i64::from(days))).ok());
-    json!({"holdfast": what, "by_backup": id, "at": now, "keep_until": until}).to_string()
+fn note(by: By, by_backup: Option<BackupId>, keep_days: Option<u32>) -> String {
+    let at = Timestamp::now();
+    let keep_until = keep_days.and_then(|days| at.checked_add(SignedDuration::from_hours(24 * i64::from(days))).ok());
+    PutAside { by, by_backup, at, keep_until }.render()
 }

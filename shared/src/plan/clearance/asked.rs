@@ -1,12 +1,13 @@
 //! What a restore is asked to do, and every name it uses.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::rds::RdsSource;
-use crate::domain::{BackupId, ImportName, Manifest, TablePattern};
+use crate::domain::put_aside::Exchange;
+use crate::domain::{BackupId, ImportName, Manifest, PutAside, TablePattern};
 
 /// PostgreSQL cuts longer names (`NAMEDATALEN` - 1), and then two of them can be one.
 pub const MAX_NAME_BYTES: usize = 63;
@@ -32,8 +33,10 @@ pub enum Restore {
     /// The database that a swap replaced comes back.
     Undo {
         database: String,
-        /// The newest one that a swap has put aside; `None` where there is none.
+        /// The one that a swap has put aside last; `None` where there is none.
         previous: Option<String>,
+        /// Since when it is.
+        put_aside: Option<Timestamp>,
         /// What the database is called afterwards that the swap had put in place.
         aside: String,
     },
@@ -75,11 +78,28 @@ pub fn schema_name(id: BackupId) -> String {
     format!("restore_{id}")
 }
 
-/// The newest database that a swap of `database` has put aside, and the backup that took its place.
-pub fn newest_previous(database: &str, databases: &BTreeSet<String>) -> Option<(BackupId, String)> {
-    let start = format!("{database}_before_");
-    let ids = databases.iter().filter_map(|name| Some((name.strip_prefix(&start)?.parse().ok()?, name.clone())));
-    ids.max()
+/// A database that a swap has put aside.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Previous {
+    pub at: Timestamp,
+    /// Of the backup that took its place.
+    pub id: BackupId,
+    pub name: String,
+}
+
+/// The database that a swap of `database` has put aside last. That is what the notes say: the id in a name is that of the
+/// backup that came in, and later swaps may bring in older backups.
+pub fn last_previous(database: &str, notes: &BTreeMap<String, PutAside>) -> Option<Previous> {
+    let replaced = notes.iter().filter(|(_, note)| note.by == Exchange::Replaced);
+    let previous = |(name, note): (&String, &PutAside)| {
+        Some(Previous { at: note.at, id: id_of_previous(database, name)?, name: name.clone() })
+    };
+    replaced.filter_map(previous).max()
+}
+
+/// What takes the place of `database` in a swap is in the name of what it replaces.
+pub(super) fn id_of_previous(database: &str, name: &str) -> Option<BackupId> {
+    name.strip_prefix(&format!("{database}_before_"))?.parse().ok()
 }
 
 impl Restore {

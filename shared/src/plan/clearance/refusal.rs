@@ -53,8 +53,12 @@ pub enum Refusal {
     },
     #[error("database {name:?} does not exist")]
     TargetMissing { name: String },
-    #[error("no swap has put a database {database:?} aside")]
-    NothingToUndo { database: String },
+    #[error("no swap has put a database {database:?} aside{}", without_note(unmarked))]
+    NothingToUndo {
+        database: String,
+        /// One that has the name, and not the note of a swap.
+        unmarked: Option<String>,
+    },
     #[error(
         "{mode} changes database {database:?}, and no verified backup of it is younger than {minutes} min: {newest}"
     )]
@@ -96,6 +100,10 @@ fn moment(moment: &Option<Timestamp>) -> String {
 
 fn shown(identifier: &Option<String>) -> &str {
     identifier.as_deref().unwrap_or("not readable")
+}
+
+fn without_note(unmarked: &Option<String>) -> String {
+    unmarked.as_ref().map_or_else(String::new, |name| format!("; {name:?} has no note that says so"))
 }
 
 impl Refusal {
@@ -177,7 +185,10 @@ impl Refusal {
                 "an earlier restore has left it: rename it, or drop it if it is not needed any more"
             }
             Self::TargetMissing { .. } => "check target_database and DATABASE_NAME; mode new_database makes a new one",
-            Self::NothingToUndo { .. } => "mode undo takes back what mode swap did",
+            Self::NothingToUndo { unmarked: None, .. } => "mode undo takes back what mode swap did",
+            Self::NothingToUndo { .. } => {
+                "mode undo takes back what mode swap did, and goes by the comment that it leaves on the database; rename another one yourself"
+            }
             Self::SafetyBackupMissing { lacks: true, .. } => {
                 "back up without leaving it out; a swap may leave it in the database that is put aside, if accept_left_out names it; tables can go into a schema of their own"
             }

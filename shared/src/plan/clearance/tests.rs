@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::rds::{ServerSettings, Snapshot, SnapshotType};
 use crate::plan::clearance::asked::{
-    aside_name, new_database_name, newest_previous, previous_name, schema_name, scratch_name, shadow_name,
+    aside_name, last_previous, new_database_name, previous_name, schema_name, scratch_name, shadow_name,
 };
 
 fn id() -> BackupId {
@@ -46,6 +46,7 @@ fn restores() -> [Restore; 8] {
         Restore::Undo {
             database: shop(),
             previous: Some("shop_before_20250620-020000".into()),
+            put_aside: Some("2025-06-20T03:00:00Z".parse().unwrap()),
             aside: aside_name("shop", id()),
         },
         Restore::Verify { scratch: scratch_name("shop", id()) },
@@ -95,6 +96,7 @@ fn good(restore: Restore) -> Facts {
             environment: None,
             in_recovery: false,
             databases: ["postgres", "shop", "shop_before_20250620-020000"].map(str::to_owned).into(),
+            notes: BTreeMap::new(),
         }),
         configured_system_identifier: Some("1".into()),
         safety_backup: Some(SafetyBackup {
@@ -371,16 +373,44 @@ fn another_environments_backup_may_come_from_anywhere_but_the_target() {
 }
 
 #[test]
-fn the_newest_previous_database_is_the_one_that_comes_back() {
-    let names = [
-        "shop_before_20250620-020000",
-        "shop_before_20250621-020000",
-        "shop_before_x",
-        "shopper_before_20250622-020000",
-    ];
-    let databases: BTreeSet<String> = names.map(str::to_owned).into();
-    assert_eq!(newest_previous("shop", &databases).unwrap().1, "shop_before_20250621-020000");
-    assert_eq!(newest_previous("other", &databases), None);
+fn the_database_that_a_swap_has_put_aside_last_is_the_one_that_comes_back() {
+    use crate::domain::put_aside::Exchange::{Replaced, Undone};
+    // Older backups were swapped in later.
+    let notes: BTreeMap<String, PutAside> = [
+        ("shop_before_20250601-020000", Replaced, "2025-06-01T12:00:00Z"),
+        ("shop_before_20250530-020000", Replaced, "2025-06-21T12:00:00Z"),
+        ("shop_before_20250529-020000", Replaced, "2025-06-21T12:00:00Z"),
+        ("shop_before_20250602-020000", Undone, "2025-06-22T12:00:00Z"),
+        ("shop_before_x", Replaced, "2025-06-22T12:00:00Z"),
+        ("shop_undone_20250601-020000", Undone, "2025-06-22T12:00:00Z"),
+        ("shopper_before_20250622-020000", Replaced, "2025-06-22T12:00:00Z"),
+    ]
+    .map(|(name, by, at)| {
+        (name.to_owned(), PutAside { by, by_backup: None, at: at.parse().unwrap(), keep_until: None })
+    })
+    .into();
+    let last = last_previous("shop", &notes).unwrap();
+    assert_eq!((last.name.as_str(), last.id), ("shop_before_20250530-020000", "20250530-020000".parse().unwrap()));
+    assert_eq!(last_previous("other", &notes), None);
+}
+
+#[test]
+fn a_database_without_a_note_does_not_come_back_and_is_named() {
+    let undo = |previous: Option<&str>| {
+        let mut facts = good(restores()[4].clone());
+        edit_target(&mut facts, |target| {
+            target.databases.extend(["shop_before_x", "shopper_before_20250622-020000"].map(str::to_owned));
+            target.databases.remove("shop_before_20250620-020000");
+            target.databases.extend(previous.map(str::to_owned));
+        });
+        facts.restore =
+            Restore::Undo { database: "shop".into(), previous: None, put_aside: None, aside: aside_name("shop", id()) };
+        refusals(&facts).iter().map(|refusal| format!("{}: {refusal}", refusal.code())).collect::<Vec<_>>()
+    };
+    let nothing = "restore-nothing-to-undo: no swap has put a database \"shop\" aside";
+    assert_eq!(undo(None), [nothing]);
+    let unmarked = format!("{nothing}; \"shop_before_20250620-020000\" has no note that says so");
+    assert_eq!(undo(Some("shop_before_20250620-020000")), [unmarked]);
 }
 
 #[test]

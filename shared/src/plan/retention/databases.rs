@@ -1,9 +1,9 @@
 //! Databases that a swap or an undo has put aside: which may be dropped by now.
 
 use jiff::Timestamp;
-use serde::Deserialize;
 
-use crate::domain::BackupId;
+use crate::domain::put_aside::Exchange;
+use crate::domain::{BackupId, PutAside};
 
 /// A database of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,14 +13,6 @@ pub struct Found {
     pub sessions: i64,
     /// The role that looks may drop it.
     pub ours: bool,
-}
-
-/// What a restore writes on a database it puts aside.
-#[derive(Debug, Deserialize)]
-struct Note {
-    holdfast: String,
-    at: Timestamp,
-    keep_until: Option<Timestamp>,
 }
 
 /// A database that may be dropped.
@@ -62,18 +54,18 @@ pub fn plan_databases(found: &[Found], live: &str, now: Timestamp) -> DatabasePl
 }
 
 /// What the note of a database with this name has to say; `None` for a name that no restore gives.
-fn put_aside_as(name: &str) -> Option<&'static str> {
-    [("_before_", "replaced"), ("_undone_", "undone")].into_iter().find_map(|(infix, what)| {
+fn put_aside_as(name: &str) -> Option<Exchange> {
+    [("_before_", Exchange::Replaced), ("_undone_", Exchange::Undone)].into_iter().find_map(|(infix, what)| {
         let (database, id) = name.rsplit_once(infix)?;
         id.parse::<BackupId>().ok().filter(|_| !database.is_empty()).map(|_| what)
     })
 }
 
-fn verdict(database: &Found, what: &str, now: Timestamp) -> Result<Doomed, String> {
+fn verdict(database: &Found, what: Exchange, now: Timestamp) -> Result<Doomed, String> {
     let comment = database.comment.clone().unwrap_or_default();
-    let note: Note = serde_json::from_str(&comment).map_err(|_| "it has no note of a restore".to_owned())?;
-    if note.holdfast != what {
-        return Err(format!("its note says {:?}, which does not go with its name", note.holdfast));
+    let note = PutAside::parse(&comment).ok_or_else(|| "it has no note of a restore".to_owned())?;
+    if note.by != what {
+        return Err(format!("its note says {:?}, which does not go with its name", note.by.as_str()));
     }
     let Some(keep_until) = note.keep_until else { return Err("it is kept until it is dropped by hand".to_owned()) };
     if note.at > now {
