@@ -67,6 +67,16 @@ enum Prepared {
     },
 }
 
+/// What is asked for, and found.
+struct Wanted {
+    passkey: Passkey,
+    target: Option<Target>,
+    live_database: String,
+    found: Found,
+    /// Its names are those that follow without a look at the server.
+    restore: Restore,
+}
+
 /// What a restore holds while it runs.
 struct Held {
     prepared: Prepared,
@@ -78,26 +88,17 @@ struct Held {
 impl Function {
     /// Everything from the request to its end, or to where it has to wait.
     pub async fn restore(&self, job: &Job<'_>, audit: &mut Audit) -> Result<Answer, Failure> {
-        let mut lease = None;
-        let preparing = Box::pin(self.prepare(job, audit, &mut lease));
-        let prepared = tokio::time::timeout_at(job.invocation.give_up_at.into(), preparing).await;
-        let prepared = prepared.unwrap_or_else(|_| Err(Failure::Failed(deadline_fault("before it began"))));
-        let result = match (prepared, &mut lease) {
-            (Ok(held), Some(lease)) => self.go_on(held, lease, job, audit).await,
-            (Ok(_), None) => Err(Failure::Failed(Fault::new("internal", "cleared without a lease"))),
-            (Err(failure), _) => Err(failure),
-        };
-        if let Some(lease) = lease {
-            let released = tokio::time::timeout(CLEANUP_LIMIT, lease.release(&self.store)).await;
-            if !matches!(released, Ok(Ok(()))) {
-                tracing::info!("the lease was not given back, and will expire");
-            }
+        let (wanted, mut lease) = job.in_time(self.find(job, audit)).await?;
+        let result = self.with_lease(wanted, &mut lease, job, audit).await;
+        let released = tokio::time::timeout(CLEANUP_LIMIT, lease.release(&self.store)).await;
+        if !matches!(released, Ok(Ok(()))) {
+            tracing::info!("the lease was not given back, and will expire");
         }
         result
     }
 
-    /// Everything before the engine: on return nothing but control objects has been written.
-    async fn prepare(&self, job: &Job<'_>, audit: &mut Audit, lease: &mut Option<Lease>) -> Result<Held, Failure> {
+    /// Judges the passkey, finds what is to be restored, and takes the target.
+    async fn find(&self, job: &Job<'_>, audit: &mut Audit) -> Result<(Wanted, Lease), Failure> {
         let Job { request, id, .. } = *job;
         let guard = self.guard(job.invocation);
         // Judged first: to who does not have it nothing else is said.
@@ -125,28 +126,57 @@ impl Function {
             audit.record.backup_environment = Some(environment.clone());
         }
         tracing::Span::current().record("target", restore.target());
-
         let held_id = backup.as_ref().map_or(id, |(id, _)| *id);
-        *lease = Some(self.lease(restore.target(), held_id, job).await?);
-        // From here on nobody else changes what is looked at.
-        let server = match &target {
-            Some(target) => {
-                let mut server = guard.observe(target, restore.target()).await?;
-                guard.clear_away(target, &restore, &mut server).await?;
-                Some(server)
-            }
-            None => None,
+        let lease = self.lease(restore.target(), held_id, job).await?;
+        Ok((Wanted { passkey, target, live_database, found, restore }, lease))
+    }
+
+    /// What only who has the target may do. It is kept from here on: a safety backup alone may outlast a lease.
+    async fn with_lease(
+        &self,
+        wanted: Wanted,
+        lease: &mut Lease,
+        job: &Job<'_>,
+        audit: &mut Audit,
+    ) -> Result<Answer, Failure> {
+        let mut pin = None;
+        let looked = tokio::select! {
+            looked = job.in_time(self.look(&wanted, &mut pin, job)) => looked,
+            fault = lease.keep(&self.store) => Err(Failure::Failed(fault)),
         };
-        let (source, pin) = self.pin(&found, restore.mode(), job).await?;
-        let restore = restore_of(request, &source, &live_database, server.as_ref(), id);
-        let seen = Seen { restore, source, passkey, server };
-        match Box::pin(self.decide(&guard, request, &found, seen)).await {
-            Ok(prepared) => Ok(Held { prepared, source_store: found.store, target, pin }),
+        let prepared = match looked {
+            // Before anything is changed: what was seen is as it was only where the lease was not lost meanwhile.
+            Ok(prepared) => lease.keep_once(&self.store).await.map(|()| prepared).map_err(Failure::Failed),
+            Err(failure) => Err(failure),
+        };
+        match prepared {
+            Ok(prepared) => {
+                let held = Held { prepared, source_store: wanted.found.store, target: wanted.target, pin };
+                self.go_on(held, lease, job, audit).await
+            }
             Err(failure) => {
                 job.let_go(pin).await;
                 Err(failure)
             }
         }
+    }
+
+    /// Looks at what nobody else changes now: on return nothing but control objects has been written.
+    async fn look(&self, wanted: &Wanted, pin: &mut Option<HeldPin>, job: &Job<'_>) -> Result<Prepared, Failure> {
+        let Wanted { found, live_database, restore, .. } = wanted;
+        let guard = self.guard(job.invocation);
+        let server = match &wanted.target {
+            Some(target) => {
+                let mut server = guard.observe(target, restore.target()).await?;
+                guard.clear_away(target, restore, &mut server).await?;
+                Some(server)
+            }
+            None => None,
+        };
+        let source = self.pin(found, restore.mode(), pin, job).await?;
+        let restore = restore_of(job.request, &source, live_database, server.as_ref(), job.id);
+        let seen = Seen { restore, source, passkey: wanted.passkey, server };
+        self.decide(&guard, job.request, found, seen).await
     }
 
     async fn decide(
@@ -200,22 +230,23 @@ impl Function {
     }
 
     /// Pins a backup and reads its manifest again: what retention wrote before it saw the pin is seen here.
-    async fn pin(&self, found: &Found, mode: &str, job: &Job<'_>) -> Result<(Source, Option<HeldPin>), Failure> {
-        let Some(manifest) = found.source.manifest() else { return Ok((found.source.clone(), None)) };
+    async fn pin(
+        &self,
+        found: &Found,
+        mode: &str,
+        pin: &mut Option<HeldPin>,
+        job: &Job<'_>,
+    ) -> Result<Source, Failure> {
+        let Some(manifest) = found.source.manifest() else { return Ok(found.source.clone()) };
         let expires = match &job.ground {
             Ground::Passkey(_) => job.invocation.ends + PIN_GRACE,
             // It may have to wait again.
             Ground::Approved(approved) => approved.wait.approval_expires.max(job.invocation.ends + PIN_GRACE),
         };
         let purpose = format!("restore {mode}");
-        let pin = pins::put(&found.store, manifest.timestamp, job.request_id, &purpose, expires).await?;
-        match select::by_id(&found.store, manifest.timestamp).await {
-            Ok(manifest) => Ok((Source::Backup(Box::new(manifest)), Some(pin))),
-            Err(fault) => {
-                job.let_go(Some(pin)).await;
-                Err(not_to_be_had(fault))
-            }
-        }
+        *pin = Some(pins::put(&found.store, manifest.timestamp, job.request_id, &purpose, expires).await?);
+        let manifest = select::by_id(&found.store, manifest.timestamp).await.map_err(not_to_be_had)?;
+        Ok(Source::Backup(Box::new(manifest)))
     }
 
     async fn go_on(&self, held: Held, lease: &mut Lease, job: &Job<'_>, audit: &mut Audit) -> Result<Answer, Failure> {
@@ -296,6 +327,12 @@ impl Function {
 }
 
 impl Job<'_> {
+    /// Ends with the invocation's time, before anything has begun.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let work = tokio::time::timeout_at(self.invocation.give_up_at.into(), Box::pin(work)).await;
+        work.unwrap_or_else(|_| Err(Failure::Failed(deadline_fault("before it began"))))
+    }
+
     /// What is waited for where RDS makes a server; `None` for all else.
     fn making(&self, clearance: &Clearance) -> Option<Wait> {
         let making = rds::making(clearance)?;

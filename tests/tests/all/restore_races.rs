@@ -1,15 +1,16 @@
-//! Restores beside retention: a backup that is read stays, and one that goes is not restored.
+//! Restores beside retention, where a backup that is read stays and one that goes is not restored, and beside each other.
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use holdfast_local::lambda::InvokeOutcome;
 use holdfast_local::s3::{Fault, FaultAction};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::bed::BUCKET;
-use crate::guarded::{Guarded, PASSKEY, RESTORE, code};
+use crate::bed::{BUCKET, EXPORT};
+use crate::guarded::{BACKUP, Guarded, PASSKEY, RESTORE, code, edited, manifest};
 use crate::retention_rig::{KEY, RETENTION, rights, spec};
-use crate::scene::{night, struck};
+use crate::scene::{night, struck, until};
 
 /// Longer than a run of retention.
 const DELAY: FaultAction = FaultAction::Delay(Duration::from_secs(3));
@@ -142,4 +143,39 @@ async fn a_tombstone_between_pin_and_rows_and_a_pin_of_a_dead_restore() {
     race.guarded.put(&key, pin.to_string()).await;
     assert_eq!(expired(&race.retain().await), [third.as_str()]);
     assert!(!race.has_dump(&third).await && race.has_dump(&fourth).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_is_held_while_its_safety_backup_is_taken_and_nothing_is_done_to_one_that_is_lost() {
+    let guarded = Guarded::with(&[("EXPORT_FUNCTION_NAME", EXPORT)]).await;
+    guarded.put_manifest("", &manifest("", BACKUP)).await;
+    guarded.bed.register_export("shop", &[("LOCK_TIMEOUT_MS", "60000")]);
+    let swap = json!({"mode": "swap", "backup": BACKUP, "passkey": PASSKEY, "take_safety_backup": true});
+    // The export waits for as long as this does.
+    let application = guarded.bed.cluster.connect("shop").await.unwrap();
+    application.batch_execute("BEGIN; LOCK TABLE orders").await.unwrap();
+    let meanwhile = async {
+        let lease = "restores/leases/test/shop.json";
+        until("the target is taken", || !guarded.keys(lease).is_empty()).await;
+        // As if its time had passed while the backup was taken.
+        let past = json!("2025-06-21T00:00:00Z");
+        guarded
+            .put(lease, edited(guarded.json(lease).await, |lease| lease["expires"] = past.clone()).to_string())
+            .await;
+        while guarded.json(lease).await["expires"] == past {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_eq!(guarded.refused(swap.clone()).await, "restore-target-busy");
+        let taken = edited(guarded.json(lease).await, |lease| lease["request_id"] = json!("another"));
+        guarded.put(lease, taken.to_string()).await;
+        application.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let asked = guarded.ask_as("slow", swap.clone());
+    let (outcome, ()) =
+        tokio::join!(asked, tokio::time::timeout(Duration::from_secs(50), meanwhile).map(Result::unwrap));
+    assert_eq!(code(&outcome), "lease-lost", "{:#}", outcome.payload);
+    let record = guarded.record("slow").await;
+    assert_eq!((&record["state"], &record["cleared"]), (&json!("failed"), &Value::Null), "{record:#}");
+    let pin = guarded.json(&format!("pins/{BACKUP}/slow.json")).await;
+    assert_eq!(pin["released"], json!(true), "{pin:#}");
 }

@@ -66,7 +66,8 @@ async fn versions_need_rights_of_their_own() {
 #[tokio::test]
 async fn a_prefix_limits_lists_of_objects_and_allows_no_list_of_uploads() {
     let bench = bench().await;
-    let lists = |prefix| ["s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"].map(|a| (a, prefix));
+    let lists =
+        |prefix| ["s3:ListBucket", "s3:ListBucketVersions", "s3:ListBucketMultipartUploads"].map(|a| (a, prefix));
     bench.server.store().add_key("retention", "its-secret", Some(allow(&lists("k"))));
     let retention = client(&bench.server, "retention", "its-secret");
     retention.list_objects_v2().bucket("plain").prefix("k").send().await.unwrap();
