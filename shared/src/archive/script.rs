@@ -43,6 +43,8 @@ pub struct Step {
     pub if_refused: Option<String>,
     /// Whether it makes the object: without it there is nothing for the entry's other steps.
     pub defines: bool,
+    /// Whether privileges that are granted later may be what it is refused for.
+    pub postponable: bool,
 }
 
 /// What one entry comes to.
@@ -73,15 +75,15 @@ pub fn classify(entry: &Entry) -> (Phase, Kind) {
         b"CONSTRAINT" => Kind::Key,
         _ => Kind::Other,
     };
-    let of_database = matches!(desc, b"ACL" | b"COMMENT" | b"SECURITY LABEL") && tag.starts_with(b"DATABASE ");
     let phase = match desc {
-        b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" | b"DATABASE" | b"DATABASE PROPERTIES" => Phase::Never,
-        _ if of_database => Phase::Never,
+        b"ENCODING" | b"STDSTRINGS" | b"SEARCHPATH" | b"DATABASE" => Phase::Never,
+        _ if is_about_the_database(entry) => Phase::Never,
         _ if entry.is_table_data() || entry.is_large_objects() => Phase::Data,
         b"ACL" | b"ACL LANGUAGE" | b"DEFAULT ACL" => Phase::Privileges,
         // Building an index counts the table's rows, also where they were left out and the statistics were not.
-        b"EVENT TRIGGER" | b"MATERIALIZED VIEW DATA" | b"STATISTICS DATA" => Phase::Last,
-        b"COMMENT" if tag.starts_with(b"EVENT TRIGGER ") => Phase::Last,
+        b"MATERIALIZED VIEW DATA" | b"STATISTICS DATA" => Phase::Last,
+        b"EVENT TRIGGER" => Phase::AfterProof,
+        b"COMMENT" | b"SECURITY LABEL" if tag.starts_with(b"EVENT TRIGGER ") => Phase::AfterProof,
         _ => match entry.section {
             2 => Phase::Before,
             3 => Phase::WithData,
@@ -90,6 +92,16 @@ pub fn classify(entry: &Entry) -> (Phase, Kind) {
         },
     };
     (phase, kind)
+}
+
+/// Settings, privileges, comment or label of the database as a whole, which `pg_restore` restores with `--create` only.
+pub fn is_about_the_database(entry: &Entry) -> bool {
+    let tag = entry.tag.as_deref().unwrap_or_default();
+    match entry.desc() {
+        b"DATABASE PROPERTIES" => true,
+        b"ACL" | b"COMMENT" | b"SECURITY LABEL" => tag.starts_with(b"DATABASE "),
+        _ => false,
+    }
 }
 
 /// Dump ids an entry depends on; what is no number is dropped, as `pg_restore` drops ids it does not know.
@@ -154,6 +166,8 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
             script.add_privileges(entry, &lexer::statements(defn, dialect), &each, around)?;
             return Ok(script);
         }
+        // Every new database has it. A dump of chosen schemas would make it all the same.
+        b"SCHEMA" if tag == b"public" => {}
         b"SCHEMA" if around.no_owner && !defn.starts_with(b"--") => {
             script.add([b"CREATE SCHEMA ".as_slice(), &sql::identifier(tag)].concat());
         }
@@ -168,7 +182,7 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
             let if_refused = needs_superuser(entry, around).then(|| format!("{} needs a superuser", described(entry)));
             if !statements.is_empty() {
                 let statements = script.with_storage(entry, &statements, around);
-                script.steps.push(Step { statements, if_refused, defines: true });
+                script.steps.push(Step { statements, if_refused, defines: true, postponable: false });
             }
         }
         _ => {}
@@ -185,7 +199,7 @@ pub fn script(toc: &Toc, entry: &Entry, around: &Surroundings) -> Result<Script,
 
 impl Script {
     fn add(&mut self, sql: impl Into<Vec<u8>>) {
-        self.steps.push(Step { statements: vec![sql.into()], if_refused: None, defines: false });
+        self.steps.push(Step { statements: vec![sql.into()], if_refused: None, defines: false, postponable: false });
     }
 
     /// `CREATE USER MAPPING FOR role SERVER …`, and there is no such role.

@@ -31,8 +31,10 @@ pub enum Phase {
     WithItsObject,
     /// One after the other, once everything else is there.
     Privileges,
-    /// What runs queries or reacts to definitions (materialized views, event triggers), and statistics.
+    /// What runs queries (materialized views), and statistics.
     Last,
+    /// What reacts to definitions (event triggers): it could change what was restored. One after the other.
+    AfterProof,
 }
 
 /// What an entry is to others.
@@ -92,6 +94,8 @@ pub struct RebuildPlan {
     /// Comments, labels and privileges, in this order.
     pub privileges: Vec<usize>,
     pub last: Graph,
+    /// Once all is proved, in this order.
+    pub after_proof: Vec<usize>,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -139,6 +143,7 @@ pub fn plan_rebuild(items: &[Item], blocks: &[Block], limits: &Limits) -> Result
             Phase::WithItsObject => comments.push(index),
             Phase::Privileges => plan.privileges.push(index),
             Phase::Last => last.push(index),
+            Phase::AfterProof => plan.after_proof.push(index),
         }
     }
     let sizes = table_sizes(items, blocks, placed.as_deref());

@@ -60,7 +60,11 @@ pub struct RawSession {
     pub(super) buffer: Vec<u8>,
     /// Where the unread part of the buffer begins.
     pub(super) at: usize,
+    ungranted: Vec<ServerError>,
 }
+
+/// `WARNING_PRIVILEGE_NOT_REVOKED`, `WARNING_PRIVILEGE_NOT_GRANTED`.
+const UNGRANTED: [&str; 2] = ["01006", "01007"];
 
 /// What COPY yields.
 #[derive(Debug, PartialEq, Eq)]
@@ -73,7 +77,12 @@ pub enum Item<'a> {
 
 impl RawSession {
     pub fn new(stream: Stream) -> Self {
-        Self { stream, buffer: Vec::with_capacity(BUFFER_BYTES), at: 0 }
+        Self { stream, buffer: Vec::with_capacity(BUFFER_BYTES), at: 0, ungranted: Vec::new() }
+    }
+
+    /// Warnings since the last call that a `GRANT` or `REVOKE` succeeded and did nothing, or not all.
+    pub fn take_ungranted(&mut self) -> Vec<ServerError> {
+        std::mem::take(&mut self.ungranted)
     }
 
     /// Runs statements whose rows, if any, do not matter.
@@ -246,8 +255,14 @@ impl CopyOut<'_> {
             }
             b'E' if self.error.is_none() => self.error = Some(parse_error(body)),
             b'Z' => self.ready = true,
-            // Of statements sent one by one: parsed, bound, without rows. CopyOutResponse, CopyDone, rows of other statements, notices, settings, notifications.
-            b'1' | b'2' | b'n' | b'E' | b'H' | b'c' | b'T' | b'D' | b'I' | b'N' | b'S' | b'A' => {}
+            b'N' => {
+                let notice = parse_error(body);
+                if UNGRANTED.contains(&notice.code.as_str()) {
+                    self.session.ungranted.push(notice);
+                }
+            }
+            // Of statements sent one by one: parsed, bound, without rows. CopyOutResponse, CopyDone, rows of other statements, settings, notifications.
+            b'1' | b'2' | b'n' | b'E' | b'H' | b'c' | b'T' | b'D' | b'I' | b'S' | b'A' => {}
             _ => return Err(CopyError::Protocol { what: "an unexpected message" }),
         }
         Ok(())

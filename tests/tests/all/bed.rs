@@ -217,6 +217,18 @@ pub fn s3_client(server: &S3Server) -> aws_sdk_s3::Client {
 }
 
 /// Runs a program and expects success; its output.
+/// A directory with one extension, for `extension_control_path` (PostgreSQL 18). Anybody may create it.
+pub fn extension(name: &str, sql: &str) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path().join("extension");
+    std::fs::create_dir(&files).unwrap();
+    std::fs::write(files.join(format!("{name}.control")), "default_version = '1.0'\ntrusted = true\n").unwrap();
+    std::fs::write(files.join(format!("{name}--1.0.sql")), sql).unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    directory
+}
+
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);

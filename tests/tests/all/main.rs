@@ -20,6 +20,7 @@ mod rds_client;
 mod rds_moto;
 mod rds_rig;
 mod restore;
+mod restore_apps;
 mod restore_binary;
 mod restore_calls;
 mod restore_faults;

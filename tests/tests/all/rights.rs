@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_local::postgres::{Cluster, ClusterOptions, Installation};
 use serde_json::json;
 
-use crate::bed::{Bed, contents, run};
+use crate::bed::{Bed, contents, extension, run};
 use crate::schema;
 
 const PASSWORD: &str = "exporter";
@@ -134,12 +134,8 @@ async fn a_chosen_table_needs_the_right_to_its_own_sequence() {
 /// An extension's configuration table is exported by its condition; its other members are none of our business.
 #[tokio::test(flavor = "multi_thread")]
 async fn extension_members() {
-    let directory = tempfile::tempdir().unwrap();
-    let extensions = directory.path().join("extension");
-    std::fs::create_dir(&extensions).unwrap();
-    std::fs::write(extensions.join("confy.control"), "default_version = '1.0'\nrelocatable = false\n").unwrap();
-    std::fs::write(
-        extensions.join("confy--1.0.sql"),
+    let directory = extension(
+        "confy",
         "CREATE TABLE confy_settings (k text PRIMARY KEY, v text, builtin bool DEFAULT false);
          INSERT INTO confy_settings VALUES ('a', 'built in', true);
          CREATE TABLE confy_all (x int); CREATE TABLE confy_private (x int); INSERT INTO confy_private VALUES (1);
@@ -147,10 +143,7 @@ async fn extension_members() {
          SELECT pg_catalog.pg_extension_config_dump('confy_settings', 'WHERE NOT builtin');
          SELECT pg_catalog.pg_extension_config_dump('confy_all', '');
          SELECT pg_catalog.pg_extension_config_dump('confy_seq', '');",
-    )
-    .unwrap();
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    );
     let path = format!("{}:$system", directory.path().display());
     let cluster =
         Cluster::start(ClusterOptions::major(18).setting("extension_control_path", path.as_str())).await.unwrap();

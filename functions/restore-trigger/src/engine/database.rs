@@ -8,9 +8,9 @@ use holdfast_shared::postgres::catalog;
 use holdfast_shared::postgres::copy::{CopyError, Item, RawSession, unescape};
 use holdfast_shared::postgres::session::{query_fault, sql_state};
 
-use crate::engine::Engine;
 use crate::engine::source::Backup;
 use crate::engine::unfinished::Unfinished;
+use crate::engine::{Engine, Options};
 
 /// What of `CREATE DATABASE` decides how text is stored and compared; the rest is the target's.
 const LOCALE_OPTIONS: [&str; 8] =
@@ -29,12 +29,51 @@ impl Engine {
         session.client.batch_execute(&sql).await.map_err(|error| match sql_state(&error) {
             Some("42P04") => Fault::from_error("restore-target-exists", &error).hint("choose another name"),
             Some("42501") => Fault::from_error("restore-not-permitted", &error).hint("ALTER ROLE … CREATEDB"),
-            Some("22023" | "42704" | "0A000") => Fault::from_error("restore-locale-missing", &error)
+            Some("22023" | "42704" | "42809" | "0A000") => Fault::from_error("restore-locale-missing", &error)
                 .hint("the server has to know the source's encoding and locale"),
             Some("53100") => Fault::from_error("target-disk-full", &error).hint("give the target server more storage"),
             _ => query_fault(error),
         })?;
         self.describe(&session.client, name, held).await
+    }
+
+    /// Gives a new database to its owner before anything is in it: who owns a database may make tables in its schema
+    /// `public`, and only who may is given any. What to tell where it cannot be.
+    pub(super) async fn give(
+        &self,
+        name: &str,
+        replaced: Option<&str>,
+        backup: &Backup,
+        options: Options,
+    ) -> Result<Option<String>, Fault> {
+        let session = self.connector(&self.target.database)?.session().await?;
+        let owner = match replaced {
+            Some(replaced) => {
+                let sql =
+                    "SELECT pg_catalog.pg_get_userbyid(datdba)::text FROM pg_catalog.pg_database WHERE datname = $1";
+                session.client.query_opt(sql, &[&replaced]).await.map_err(query_fault)?.map(|row| row.get(0))
+            }
+            None if options.no_owner => None,
+            None => {
+                let entry = backup.archive.toc.entries.iter().find(|entry| entry.desc() == b"DATABASE");
+                entry.and_then(|entry| entry.owner.as_deref()).map(|owner| String::from_utf8_lossy(owner).into_owned())
+            }
+        };
+        let Some(owner) = owner.filter(|owner: &String| !owner.is_empty()) else { return Ok(None) };
+        let told = |why: &str| Ok(Some(format!("DATABASE {name} cannot be given to {owner}: {why}")));
+        let sql = "SELECT pg_catalog.pg_has_role(oid, 'USAGE') FROM pg_catalog.pg_roles WHERE rolname = $1::text::name";
+        let role = session.client.query_opt(sql, &[&owner]).await.map_err(query_fault)?;
+        match role.map(|row| row.get(0)) {
+            None => return told("there is no such role"),
+            // It could neither be filled nor dropped then.
+            Some(false) => return told("the restoring role does not inherit from it"),
+            Some(true) => {}
+        }
+        let sql = format!("ALTER DATABASE {} OWNER TO {}", quote_identifier(name), quote_identifier(&owner));
+        match session.client.batch_execute(&sql).await {
+            Err(error) if sql_state(&error) == Some("42501") => told(&query_fault(error).message),
+            done => done.map(|()| None).map_err(query_fault),
+        }
     }
 }
 

@@ -22,7 +22,9 @@ pub struct Crew<'a> {
     pub options: Options,
     pub receipt: &'a mut Receipt,
     /// Dump ids of what was not made, because the role may not.
-    pub refused: &'a mut BTreeSet<i32>,
+    pub refused: BTreeSet<i32>,
+    /// Refused steps that privileges may allow which come later.
+    pub postponed: Vec<(Arc<str>, Step)>,
 }
 
 /// Looks at all that the archive would run, before anything is made for it.
@@ -78,7 +80,14 @@ struct Outcome {
     /// Its object was not made.
     refused: bool,
     left_out: Vec<String>,
+    postponed: Vec<(Arc<str>, Step)>,
     result: Result<(), Fault>,
+}
+
+impl Outcome {
+    fn of(index: Option<usize>, result: Result<(), Fault>) -> Self {
+        Self { index, refused: false, left_out: Vec::new(), postponed: Vec::new(), result }
+    }
 }
 
 impl Crew<'_> {
@@ -124,7 +133,7 @@ impl Crew<'_> {
                         streams += 1;
                         running.spawn(async move {
                             let result = work.run(&mut session, &tasks[task]).await;
-                            let outcome = Outcome { index: None, refused: false, left_out: Vec::new(), result };
+                            let outcome = Outcome::of(None, result);
                             (step, session, outcome)
                         });
                     }
@@ -138,7 +147,7 @@ impl Crew<'_> {
                     (Job::Loaded | Job::Data(_), _) => {
                         if let Some(loading) = &loading {
                             loaded = Loaded { digests: loading.work.finish()?, at: Instant::now() };
-                            proof::check_loaded(self.backup, &loaded.digests)?;
+                            proof::check_loaded(self.backup, loading.work.peculiar(), &loaded.digests)?;
                         }
                         idle.push(session);
                         schedule.finish(step);
@@ -183,8 +192,23 @@ impl Crew<'_> {
             .collect()
     }
 
+    /// Tries again what was refused before all privileges were there.
+    pub async fn try_again(&mut self, session: &mut RawSession) -> Result<(), Fault> {
+        for (name, step) in std::mem::take(&mut self.postponed) {
+            match (session.execute_each(&step.statements).await, &step.if_refused) {
+                (Ok(_), _) => {}
+                (Err(error), Some(told)) if error.code() == Some("42501") => {
+                    self.receipt.left_out.push(format!("{told}: {}", chain(&error)));
+                }
+                (Err(error), _) => return Err(fault(&name, &error)),
+            }
+        }
+        Ok(())
+    }
+
     fn note(&mut self, outcome: Outcome) -> Result<(), Fault> {
         self.receipt.left_out.extend(outcome.left_out);
+        self.postponed.extend(outcome.postponed);
         let Some(index) = outcome.index else { return outcome.result };
         if outcome.refused {
             self.refused.insert(self.backup.items[index].id);
@@ -204,10 +228,16 @@ impl Crew<'_> {
 }
 
 async fn run(session: &mut RawSession, index: usize, name: &str, steps: &[Step]) -> Outcome {
-    let mut outcome = Outcome { index: Some(index), refused: false, left_out: Vec::new(), result: Ok(()) };
+    let mut outcome = Outcome::of(Some(index), Ok(()));
     for step in steps {
         match (session.execute_each(&step.statements).await, &step.if_refused) {
-            (Ok(_), _) => {}
+            (Ok(_), told) => {
+                let told = told.iter().flat_map(|told| session.take_ungranted().into_iter().map(move |w| (told, w)));
+                outcome.left_out.extend(told.map(|(told, warning)| format!("{told}: {}", warning.message)));
+            }
+            (Err(error), Some(_)) if step.postponable && error.code() == Some("42501") => {
+                outcome.postponed.push((name.into(), step.clone()));
+            }
             // Not permitted; or about an object or a language that was not.
             (Err(error), Some(told)) if matches!(error.code(), Some("42501" | "42704")) => {
                 outcome.left_out.push(format!("{told}: {}", chain(&error)));

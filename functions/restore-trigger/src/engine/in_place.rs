@@ -14,6 +14,7 @@ use holdfast_shared::postgres::session::{Client, query_fault};
 
 use crate::engine::database::rows;
 use crate::engine::live_tables::{LiveTables, place_fault};
+use crate::engine::peculiar::Peculiar;
 use crate::engine::source::Backup;
 use crate::engine::{Engine, Options, Origin, Receipt, load, proof, tables, unfinished};
 
@@ -120,12 +121,13 @@ impl Engine {
         // Others' sessions do not see the emptied tables: one stream.
         let plan = backup.plan(1)?;
         let (sessions, loaded) = load::load(backup, plan.data, vec![session], options.copy_as_text).await?;
-        proof::check_loaded(backup, &loaded)?;
-        receipt.count(backup, &loaded);
+        let usual = Peculiar::default();
+        proof::check_loaded(backup, &usual, &loaded)?;
+        receipt.count(backup, &usual, &loaded);
         receipt.seconds.data = phase.elapsed().as_secs_f64();
 
         let phase = Instant::now();
-        let mut sessions = proof::prove(backup, &loaded, sessions).await?;
+        let mut sessions = proof::prove(backup, &usual, &loaded, sessions).await?;
         receipt.seconds.proof = phase.elapsed().as_secs_f64();
         let Some(mut session) = sessions.pop() else { return Err(Fault::new("internal", "the session is gone")) };
 

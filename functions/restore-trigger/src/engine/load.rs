@@ -17,6 +17,7 @@ use holdfast_shared::store::read::ArchiveSource;
 use tokio::task::JoinSet;
 
 use crate::engine::intake::{Event, Intake, IntakeError, ListedObjects, Run};
+use crate::engine::peculiar::Peculiar;
 use crate::engine::rows::{Destination, binary_rows};
 use crate::engine::source::Backup;
 
@@ -34,6 +35,7 @@ pub struct Work {
     loaded: Mutex<Vec<TableDigest>>,
     objects: ListedObjects,
     max_window_log: u32,
+    peculiar: Arc<Peculiar>,
     /// The tables were made for this, and nobody else sees them.
     fresh: bool,
     as_text: bool,
@@ -47,7 +49,7 @@ pub async fn load(
     sessions: Vec<RawSession>,
     as_text: bool,
 ) -> Result<(Vec<RawSession>, Vec<TableDigest>), Fault> {
-    let work = Arc::new(Work::begin(backup, false, as_text).await?);
+    let work = Arc::new(Work::begin(backup, &Arc::default(), false, as_text).await?);
     let tasks = Arc::new(Mutex::new(VecDeque::from(tasks)));
     let (mut streams, mut idle) = (JoinSet::new(), Vec::new());
     for (index, mut session) in sessions.into_iter().enumerate() {
@@ -96,16 +98,26 @@ async fn window_log(archive: &ArchiveSource) -> Result<u32, IntakeError> {
 
 impl Work {
     /// `fresh`: into empty tables of this restore's own, of which nobody knows. `as_text`: the server converts everything.
-    pub async fn begin(backup: &Arc<Backup>, fresh: bool, as_text: bool) -> Result<Self, Fault> {
+    pub async fn begin(
+        backup: &Arc<Backup>,
+        peculiar: &Arc<Peculiar>,
+        fresh: bool,
+        as_text: bool,
+    ) -> Result<Self, Fault> {
         let max_window_log = window_log(&backup.archive).await.map_err(|error| error.fault("the first table"))?;
         Ok(Self {
             backup: Arc::clone(backup),
             loaded: Mutex::new(vec![TableDigest::default(); backup.blocks.len()]),
             objects: ListedObjects::new(backup.listed_objects.iter().copied()),
             max_window_log,
+            peculiar: Arc::clone(peculiar),
             fresh,
             as_text,
         })
+    }
+
+    pub fn peculiar(&self) -> &Peculiar {
+        &self.peculiar
     }
 
     /// How many tasks may run side by side: of windows of up to 128 MiB memory holds one.
@@ -122,6 +134,7 @@ impl Work {
                 let alone = blocks.len() == 1 && extent.length >= FREEZE_BYTES;
                 self.blocks(session, intake, blocks, alone).await
             }
+            Content::Pieces { block, .. } if self.peculiar.missing.contains(block) => Ok(()),
             Content::Pieces { block, pieces } => {
                 let run = Run::new(archive, extent.offset, extent.length);
                 self.pieces(session, run, *block, pieces.clone()).await
@@ -166,6 +179,10 @@ impl Work {
             if !left.remove(&block) {
                 return Err(IntakeError::SecondBlock { dump_id, offset }.fault(&at));
             }
+            if self.peculiar.missing.contains(&block) {
+                intake.skip().await.map_err(|error| error.fault(&at))?;
+                continue;
+            }
             let entry = self.backup.entry(block);
             match kind {
                 BlockKind::TableData if !entry.is_table_data() => {
@@ -202,7 +219,8 @@ impl Work {
     async fn destination(&self, session: &mut RawSession, block: usize, alone: bool) -> Result<Destination, Fault> {
         let backup = &self.backup;
         let (relation, columns) = backup.relation(block)?;
-        let mut to = Destination { copy: backup.copy_in_sql(block)?, frozen: None, binary: None };
+        let lazily = !backup.is_created(block);
+        let mut to = Destination { copy: backup.copy_in_sql(block)?, frozen: None, binary: None, lazily };
         if backup.via_root(block)? {
             return Ok(to);
         }

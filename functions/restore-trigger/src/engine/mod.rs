@@ -11,6 +11,7 @@ mod intake;
 mod live_tables;
 mod load;
 mod objects;
+mod peculiar;
 mod proof;
 mod receipt;
 mod rows;
@@ -23,11 +24,7 @@ mod unfinished;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::exchange::Exchange;
-pub use crate::engine::receipt::{Receipt, Seconds};
-use crate::engine::source::Backup;
-use crate::engine::unfinished::Unfinished;
-pub use crate::engine::unfinished::{held, sweep};
+use holdfast_shared::archive::script;
 use holdfast_shared::domain::put_aside::Exchange as By;
 use holdfast_shared::domain::{BackupId, Manifest, ObjectKey, PutAside};
 use holdfast_shared::fault::Fault;
@@ -39,6 +36,12 @@ use holdfast_shared::postgres::session::{copy_fault, query_fault, session_settin
 use holdfast_shared::store::Store;
 use holdfast_shared::store::read::ArchiveSource;
 use jiff::{SignedDuration, Timestamp};
+
+use crate::engine::exchange::Exchange;
+pub use crate::engine::receipt::{Receipt, Seconds};
+use crate::engine::source::Backup;
+use crate::engine::unfinished::Unfinished;
+pub use crate::engine::unfinished::{held, sweep};
 
 const APPLICATION_NAME: &str = "holdfast-restore";
 
@@ -76,6 +79,8 @@ struct Options {
     continue_on_error: bool,
     copy_as_text: bool,
     analyze: bool,
+    /// What is filled is a database that nobody else uses yet.
+    own_database: bool,
 }
 
 /// A database that is proved, and still marked as unfinished.
@@ -96,19 +101,21 @@ impl Engine {
             continue_on_error: asked.continue_on_error,
             copy_as_text: asked.copy_as_text,
             analyze: true,
+            own_database: true,
         };
         self.check_server(&clearance).await?;
         let held = held(clearance.environment(), clearance.restore().target());
         match clearance.restore() {
             Restore::NewDatabase { database } => {
-                let made = self.new_database(&self.origin(clearance.source())?, database, &held, options).await?;
+                let made =
+                    self.new_database(&self.origin(clearance.source())?, (database, None), &held, options).await?;
                 self.kept(self.finish(&made.database).await, made).await
             }
             Restore::Verify { scratch } => {
                 // A drill that leaves anything out proves nothing.
                 let options = Options { continue_on_error: false, analyze: false, ..options };
                 let origin = self.origin(clearance.source())?;
-                let made = Box::pin(self.new_database(&origin, scratch, &held, options)).await;
+                let made = Box::pin(self.new_database(&origin, (scratch, None), &held, options)).await;
                 if let Ok(made) = &made {
                     self.discard(&made.database).await?;
                 }
@@ -126,7 +133,7 @@ impl Engine {
             Restore::Swap { database, shadow, previous } => {
                 self.check_may_rename(database).await?;
                 let origin = self.origin(clearance.source())?;
-                let mut made = self.new_database(&origin, shadow, &held, options).await?;
+                let mut made = self.new_database(&origin, (shadow, Some(database)), &held, options).await?;
                 let id = origin.manifest.as_ref().map(|manifest| manifest.timestamp);
                 let note = note(By::Replaced, id, asked.keep_previous_days);
                 let swapped = async {
@@ -210,13 +217,32 @@ impl Engine {
     }
 
     /// Restores into a database that does not exist yet, and proves it. Where anything fails, there is no such
-    /// database afterwards. `held` is what this run has the lease on.
-    async fn new_database(&self, origin: &Origin, name: &str, held: &str, options: Options) -> Result<Made, Fault> {
+    /// database afterwards. It belongs to whom the one belongs that it is to replace, or else to whom the backup says.
+    /// `held` is what this run has the lease on.
+    async fn new_database(
+        &self,
+        origin: &Origin,
+        (name, replaced): (&str, Option<&str>),
+        held: &str,
+        options: Options,
+    ) -> Result<Made, Fault> {
         let started = Instant::now();
         let backup = Arc::new(self.read(origin).await?);
         definitions::check(&backup)?;
         let database = self.create_database(name, held, &backup).await?;
-        match self.in_time(name, self.fill(&backup, name, options, started)).await {
+        let work = async {
+            let kept = self.give(name, replaced, &backup, options).await?;
+            let mut receipt = self.fill(&backup, name, options, started).await?;
+            receipt.left_out.splice(0..0, kept);
+            let about = backup.archive.toc.entries.iter().filter(|entry| script::is_about_the_database(entry));
+            let about: Vec<String> = about.map(script::described).collect();
+            // A swap brings over what the live database has.
+            if replaced.is_none() && !about.is_empty() {
+                receipt.notes.push(format!("not restored, being about the database as a whole: {}", about.join(", ")));
+            }
+            Ok(receipt)
+        };
+        match self.in_time(name, work).await {
             Ok(receipt) => Ok(Made { receipt, database }),
             Err(fault) => {
                 self.drop_unfinished(&database, &fault).await;
@@ -269,8 +295,18 @@ impl Engine {
         Ok(Connector::new(target, APPLICATION_NAME)?)
     }
 
-    /// A session with the settings of `pg_dump` and of the archive.
+    /// A session with the settings of `pg_dump` and of the archive, for a database that others may be using.
     async fn session(&self, connector: &Connector, settings: &[u8]) -> Result<RawSession, Fault> {
+        self.session_of(connector, settings, self.lock_timeout).await
+    }
+
+    /// `lock_timeout`: zero waits for as long as it takes.
+    async fn session_of(
+        &self,
+        connector: &Connector,
+        settings: &[u8],
+        lock_timeout: Duration,
+    ) -> Result<RawSession, Fault> {
         let session: Session = connector.session().await?;
         let facts = catalog::server_facts(&session.client).await.map_err(query_fault)?;
         let mut raw = session.into_raw().await?;
@@ -279,7 +315,7 @@ impl Engine {
             "SELECT pg_catalog.set_config('maintenance_work_mem', '{mb}MB', false)
               WHERE pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem')) < {mb}::bigint << 20"
         );
-        for sql in [session_settings(facts.major(), self.lock_timeout).into_bytes(), settings.to_vec(), memory.into()] {
+        for sql in [session_settings(facts.major(), lock_timeout).into_bytes(), settings.to_vec(), memory.into()] {
             raw.execute(sql).await.map_err(|error| copy_fault(&error, "the session's settings"))?;
         }
         Ok(raw)

@@ -27,13 +27,13 @@ impl ObjectBatch {
         if content.is_empty() {
             return;
         }
-        self.sql.push_str(&format!("SELECT pg_catalog.lo_put({oid}, {offset}, '\\x"));
+        self.sql.push_str(&format!("SELECT pg_catalog.lo_put({oid}, {offset}, pg_catalog.decode('"));
         for byte in content {
             for digit in [byte >> 4, byte & 15] {
                 self.sql.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
             }
         }
-        self.sql.push_str("');\n");
+        self.sql.push_str("', 'hex'));\n");
         self.bytes += content.len();
     }
 

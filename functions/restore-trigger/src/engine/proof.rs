@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::engine::database::first_column;
 use crate::engine::objects::object_digest;
+use crate::engine::peculiar::{Peculiar, number};
 use crate::engine::source::Backup;
 
 /// Tables with more text than this are read in several ranges.
@@ -21,9 +22,10 @@ const OBJECT_SLICE_BYTES: usize = 256 * 1024;
 const LISTED: usize = 20;
 
 /// Compares what was loaded with the manifest: damage is told by table, before anything is built on it.
-pub fn check_loaded(backup: &Backup, loaded: &[TableDigest]) -> Result<(), Fault> {
+pub fn check_loaded(backup: &Backup, peculiar: &Peculiar, loaded: &[TableDigest]) -> Result<(), Fault> {
     let wrong = differences(
         backup,
+        peculiar,
         loaded,
         backup.large_objects.as_ref().map(|objects| TableDigest {
             rows: objects.count,
@@ -52,11 +54,12 @@ struct Unit {
 /// Reads the restored tables with all sessions and compares.
 pub async fn prove(
     backup: &Arc<Backup>,
+    peculiar: &Peculiar,
     loaded: &[TableDigest],
     mut sessions: Vec<RawSession>,
 ) -> Result<Vec<RawSession>, Fault> {
     let Some(session) = sessions.first_mut() else { return Ok(sessions) };
-    let units = Arc::new(units(backup, loaded, session).await?);
+    let units = Arc::new(units(backup, peculiar, loaded, session).await?);
     let reads = units.iter().enumerate().flat_map(|(unit, of)| (0..of.reads.len()).map(move |read| (unit, read)));
     let reads = Arc::new(Mutex::new(reads.collect::<VecDeque<_>>()));
     let found = Arc::new(Mutex::new(vec![TableDigest::default(); units.len()]));
@@ -94,8 +97,14 @@ pub async fn prove(
 
 /// Every table; those of a partition tree whose rows were loaded through its root as one, because they need not have
 /// come to lie in the partitions that they were in.
-async fn units(backup: &Backup, loaded: &[TableDigest], session: &mut RawSession) -> Result<Vec<Unit>, Fault> {
-    let tables: Vec<usize> = (0..backup.blocks.len()).filter(|&block| backup.entry(block).is_table_data()).collect();
+async fn units(
+    backup: &Backup,
+    peculiar: &Peculiar,
+    loaded: &[TableDigest],
+    session: &mut RawSession,
+) -> Result<Vec<Unit>, Fault> {
+    let there = |&block: &usize| backup.entry(block).is_table_data() && !peculiar.missing.contains(&block);
+    let tables: Vec<usize> = (0..backup.blocks.len()).filter(there).collect();
     let mut trees: BTreeMap<Vec<u8>, BTreeSet<usize>> = BTreeMap::new();
     for &block in &tables {
         if backup.via_root(block)? {
@@ -117,7 +126,10 @@ async fn units(backup: &Backup, loaded: &[TableDigest], session: &mut RawSession
     for &block in tables.iter().filter(|block| !in_trees.contains(block)) {
         units.push(Unit {
             name: backup.name(block),
-            expected: loaded[block],
+            expected: TableDigest {
+                rows: loaded[block].rows + peculiar.before.get(&block).unwrap_or(&0),
+                ..loaded[block]
+            },
             counted: !backup.manifested,
             reads: statements(backup, session, block).await?,
         });
@@ -155,10 +167,15 @@ async fn partitions(root: &[u8], session: &mut RawSession) -> Result<BTreeSet<Ve
 }
 
 /// Every table that is not what the manifest says.
-fn differences(backup: &Backup, found: &[TableDigest], objects: Option<TableDigest>) -> Vec<String> {
+fn differences(
+    backup: &Backup,
+    peculiar: &Peculiar,
+    found: &[TableDigest],
+    objects: Option<TableDigest>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut objects_found = TableDigest::default();
-    for (block, digest) in found.iter().enumerate() {
+    for (block, digest) in found.iter().enumerate().filter(|(block, _)| !peculiar.missing.contains(block)) {
         if backup.entry(block).is_large_objects() {
             objects_found.merge(digest);
         } else if let Some(expected) = backup.expected(block).filter(|expected| expected != digest) {
@@ -211,7 +228,7 @@ async fn statements(backup: &Backup, session: &mut RawSession, block: usize) -> 
         ]
         .concat();
         let pages = first_column(session, &sql).await?;
-        let pages: u64 = pages.first().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).unwrap_or(0);
+        let pages = number(&pages);
         let ranges = (bytes / SPLIT_BYTES + 1).min(pages.max(1));
         let step = pages.div_ceil(ranges).max(1);
         return Ok((0..ranges)
@@ -239,7 +256,7 @@ async fn read_all(
         let mut digest = TableDigest::default();
         if *counted {
             let count = first_column(&mut session, &reads[read]).await?;
-            digest.rows = count.first().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok()).unwrap_or(0);
+            digest.rows = number(&count);
         } else {
             read_rows(&mut session, &reads[read], &mut digest).await.map_err(|error| {
                 Fault::from_error("restore-not-readable", &error).with_context(&format!("reading {name} again"))

@@ -3,6 +3,7 @@
 use holdfast_shared::domain::TableDigest;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::peculiar::Peculiar;
 use crate::engine::source::Backup;
 
 /// What was done, and how long it took.
@@ -46,8 +47,8 @@ pub struct Seconds {
 
 impl Receipt {
     /// Adds what was loaded, one digest a block.
-    pub(super) fn count(&mut self, backup: &Backup, loaded: &[TableDigest]) {
-        for (block, digest) in loaded.iter().enumerate() {
+    pub(super) fn count(&mut self, backup: &Backup, peculiar: &Peculiar, loaded: &[TableDigest]) {
+        for (block, digest) in loaded.iter().enumerate().filter(|(block, _)| !peculiar.missing.contains(block)) {
             if backup.entry(block).is_large_objects() {
                 self.large_objects += digest.rows;
             } else {

@@ -19,6 +19,8 @@ pub struct Destination {
     pub frozen: Option<Vec<u8>>,
     /// `None`: as text.
     pub binary: Option<BinaryRows>,
+    /// The server hears of it with the first row: who may not write to the table may still load none into it.
+    pub lazily: bool,
 }
 
 impl Destination {
@@ -61,7 +63,7 @@ pub async fn binary_rows(
 
 /// A COPY under way. Dropped unfinished, it leaves the session unusable, and the server aborts.
 pub struct Rows<'s> {
-    copy: CopyIn<'s>,
+    state: State<'s>,
     binary: Option<BinaryRows>,
     converted: Vec<u8>,
     /// What takes the rest as text.
@@ -69,40 +71,73 @@ pub struct Rows<'s> {
     taken: u64,
 }
 
+enum State<'s> {
+    Waits {
+        session: &'s mut RawSession,
+        statement: Vec<u8>,
+    },
+    Begun(CopyIn<'s>),
+    /// Beginning has failed.
+    Broken,
+}
+
 impl<'s> Rows<'s> {
     pub async fn begin(session: &'s mut RawSession, to: Destination) -> Result<Self, CopyError> {
-        let mut copy = session.copy_in(to.statement()).await?;
-        if to.binary.is_some() {
-            copy.send(HEADER).await?;
+        let state = State::Waits { session, statement: to.statement() };
+        let mut rows = Self { state, binary: to.binary, converted: Vec::new(), as_text: to.copy, taken: 0 };
+        if !to.lazily {
+            rows.begun().await?;
         }
-        Ok(Self { copy, binary: to.binary, converted: Vec::new(), as_text: to.copy, taken: 0 })
+        Ok(rows)
+    }
+
+    async fn begun(&mut self) -> Result<&mut CopyIn<'s>, CopyError> {
+        if let State::Waits { .. } = self.state
+            && let State::Waits { session, statement } = std::mem::replace(&mut self.state, State::Broken)
+        {
+            let mut copy = session.copy_in(statement).await?;
+            if self.binary.is_some() {
+                copy.send(HEADER).await?;
+            }
+            self.state = State::Begun(copy);
+        }
+        match &mut self.state {
+            State::Begun(copy) => Ok(copy),
+            _ => Err(CopyError::Protocol { what: "rows for a COPY that has not begun" }),
+        }
     }
 
     pub async fn pass_on(&mut self, rows: &mut RowReader, mut text: &[u8]) -> Result<(), Stopped> {
         while let Some(batch) = rows.next(&mut text).map_err(IntakeError::from)? {
             let mut left = batch.text;
-            if let Some(binary) = &mut self.binary {
+            self.begun().await?;
+            if let (Some(binary), State::Begun(copy)) = (&mut self.binary, &mut self.state) {
                 self.converted.clear();
                 // A giant row comes in fragments, and is not held.
                 let done = if batch.ends_row { binary.append(left, &mut self.converted) } else { 0 };
-                self.copy.send(&self.converted).await?;
+                copy.send(&self.converted).await?;
                 left = &left[done..];
                 if !left.is_empty() {
-                    self.copy.send(TRAILER).await?;
-                    self.taken += self.copy.go_on_with(&self.as_text).await?;
+                    copy.send(TRAILER).await?;
+                    self.taken += copy.go_on_with(&self.as_text).await?;
                     self.binary = None;
                 }
             }
-            self.copy.send(left).await?;
+            self.begun().await?.send(left).await?;
         }
         Ok(())
     }
 
     /// The number of rows that the server took.
-    pub async fn finish(mut self) -> Result<u64, CopyError> {
-        if self.binary.is_some() {
-            self.copy.send(TRAILER).await?;
+    pub async fn finish(self) -> Result<u64, CopyError> {
+        match self.state {
+            State::Begun(mut copy) => {
+                if self.binary.is_some() {
+                    copy.send(TRAILER).await?;
+                }
+                Ok(self.taken + copy.finish().await?)
+            }
+            _ => Ok(0),
         }
-        Ok(self.taken + self.copy.finish().await?)
     }
 }

@@ -9,7 +9,6 @@ use holdfast_shared::domain::TablePattern;
 use holdfast_shared::domain::table::quote_identifier;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::rebuild::Phase;
-use holdfast_shared::postgres::session::query_fault;
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -39,15 +38,11 @@ impl Engine {
         let session = self.connector(database)?.session().await?;
         unfinished::end_own_sessions(&session.client).await?;
         self.create_schema(database, schema).await?;
-        // What is analyzed is the schema, not the live database.
-        let options = Options { analyze: false, ..options };
+        let options = Options { own_database: false, ..options };
         let id = origin.manifest.as_ref().map(|manifest| manifest.timestamp);
         let comment = json!({"holdfast": "tables", "of_backup": id, "at": Timestamp::now()}).to_string();
         let work = async {
             let receipt = self.fill(&backup, database, options, started).await?;
-            for relation in relations(&backup) {
-                session.client.batch_execute(&format!("ANALYZE {relation}")).await.map_err(query_fault)?;
-            }
             self.finish_schema(database, schema, &comment).await?;
             Ok(receipt)
         };

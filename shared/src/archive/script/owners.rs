@@ -76,7 +76,7 @@ impl Script {
                 .map(|object| [b"ALTER ", object.as_slice(), b" OWNER TO ", &sql::identifier(owner)].concat())
                 .collect();
             let if_refused = (!around.superuser).then(|| format!("{} cannot be given to {name}", described(entry)));
-            self.steps.push(Step { statements, if_refused, defines: false });
+            self.steps.push(Step { statements, if_refused, defines: false, postponable: true });
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Script {
                     statements.push(b"RESET SESSION AUTHORIZATION".to_vec());
                 }
                 let if_refused = (!around.superuser).then(|| format!("a privilege of {}", described(entry)));
-                self.steps.push(Step { statements, if_refused, defines: false });
+                self.steps.push(Step { statements, if_refused, defines: false, postponable: false });
             }
         }
         Ok(())
