@@ -10,7 +10,6 @@ use jiff::{SignedDuration, Timestamp};
 const FOLDER: &str = "runs/rds-exports/";
 /// No run stays as it is for longer: waiting has a limit of a week, and RDS ends a task long before.
 const OPEN_AT_MOST: SignedDuration = SignedDuration::from_hours(30 * 24);
-const UNREADABLE: &str = "snapshot-export-run-unreadable";
 
 /// A run as it was read.
 #[derive(Debug, Clone)]
@@ -70,7 +69,7 @@ pub async fn open(store: &Store, now: Timestamp) -> Result<(Vec<Tracked>, Vec<Fa
         match load(store, id).await {
             Ok(tracked) => open.extend(tracked.filter(|tracked| tracked.run.state.is_open())),
             // The others are followed all the same.
-            Err(fault) if fault.code == UNREADABLE => unreadable.push(fault),
+            Err(fault) if fault.code == "snapshot-export-run-unreadable" => unreadable.push(fault),
             Err(fault) => return Err(fault),
         }
     }
@@ -84,7 +83,7 @@ fn body(run: &Run) -> Result<Vec<u8>, Fault> {
 
 fn parse(key: &ObjectKey, json: &[u8]) -> Result<Run, Fault> {
     serde_json::from_slice(json).map_err(|error| {
-        Fault::from_error(UNREADABLE, &error)
+        Fault::from_error("snapshot-export-run-unreadable", &error)
             .with_context(&key.to_string())
             .hint("it was written by another release or by hand; delete it, and ask for the export again")
     })
