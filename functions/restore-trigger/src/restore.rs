@@ -308,8 +308,8 @@ impl Function {
             }
             Err(fault) => Err(not_to_be_had(fault)),
         };
-        if is_rds && let Err(fault) = waiting::leave(&self.store, &self.config.environment, job.request_id).await {
-            tracing::info!(error = %fault, "the entry of a restore that does not wait stays");
+        if is_rds {
+            job.waits_no_longer(self).await;
         }
         ended
     }
@@ -342,6 +342,16 @@ impl Job<'_> {
         };
         let expected_by = clearance.granted_at() + RDS_TAKES;
         Some(Wait { approved, approval_expires, expected_by, archived: None, rds: Some(making) })
+    }
+
+    /// Its first invocation is over, and it waits for nothing. One that had waited may be tried again at the next poll,
+    /// which finds it by its entry: whoever ends it empties that.
+    pub async fn waits_no_longer(&self, function: &Function) {
+        if matches!(self.ground, Ground::Passkey(_))
+            && let Err(fault) = waiting::leave(&function.store, &function.config.environment, self.request_id).await
+        {
+            tracing::info!(error = %fault, "the entry of a restore that does not wait stays");
+        }
     }
 
     /// What is not begun needs its pin no longer, unless it goes on waiting: then whoever ends that releases it.

@@ -153,7 +153,8 @@ impl Function {
         }
         if let Some(making) = &wait.rds {
             let progress = rds::step(&Rds::new(&self.aws), making, &present.record.request_id).await;
-            let begun = present.record.state == RecordState::Waiting;
+            // It has been answered that RDS is at it. One that RDS refused to begin waits to be begun.
+            let begun = present.record.outcome.is_some();
             let ended = match progress {
                 Ok(Progress::Coming(status)) if now < wait.approval_expires => {
                     return Ok(Step::StillWaits(format!("{} is {status}", making.server)));

@@ -61,9 +61,7 @@ impl Function {
         waiting::enter(&self.store, &audit.record).await?;
         let asked = source_store.thaw(approval, stored, &dump.key, dump.version_id.as_deref()).await;
         if let Err(error) = asked {
-            if let Err(left) = waiting::leave(&self.store, &self.config.environment, job.request_id).await {
-                tracing::info!(error = %left, "the entry of a restore that does not wait stays");
-            }
+            job.waits_no_longer(self).await;
             return Err(error.into());
         }
         Ok(json!({

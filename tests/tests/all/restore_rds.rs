@@ -219,6 +219,9 @@ async fn a_server_that_takes_long_is_followed_by_polls_and_told_once() {
     let waits = json!({"request_id": "never", "date": record[9..19], "attempt": 1});
     rig.guarded.put(entry, waits.to_string()).await;
     rig.rds.set_creating(0);
+    rig.rds.fail("RestoreDBClusterToPointInTime", 403, "AccessDenied", "not authorized", 1);
+    assert_eq!(rig.poll().await["errorType"], json!("rds-access-denied"));
+    assert_eq!(rig.guarded.record("never").await["state"], json!("waiting"), "it is begun at the next poll");
     let resumed = rig.poll().await;
     assert_eq!(resumed["resumed"][0]["answer"]["id"], json!("aurora-5"), "{resumed:#}");
     assert_eq!(rig.guarded.record("never").await["state"], json!("succeeded"));

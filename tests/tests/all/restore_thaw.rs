@@ -255,9 +255,14 @@ async fn a_copy_that_is_gone_is_asked_for_again_and_what_died_is_told() {
     let polled = guarded.ask(poll()).await;
     assert_eq!(polled.payload["resumed"][0]["answer"]["status"], json!("thawing"), "{:#}", polled.payload);
 
-    // Thawed, and nobody came before the copy was gone.
+    // Thawed, and nobody came before the copy was gone. One that S3 has no capacity for at that moment is asked for again.
     guarded.bed.store().finish_thaws();
     guarded.bed.store().transition(&key, "GLACIER");
+    let status = FaultAction::Status { status: 503, code: "GlacierExpeditedRetrievalNotAvailable".into() };
+    guarded.bed.store().faults().always("RestoreObject", status);
+    assert_eq!(guarded.refused(poll()).await, "restore-expedited-unavailable");
+    guarded.bed.store().faults().clear();
+    assert_eq!(guarded.record("killed").await["state"], json!("thawing"));
     let polled = guarded.ask(poll()).await;
     assert_eq!(polled.payload["resumed"][0]["answer"]["status"], json!("thawing"), "{:#}", polled.payload);
     guarded.bed.store().finish_thaws();
