@@ -344,16 +344,6 @@ impl Job<'_> {
         Some(Wait { approved, approval_expires, expected_by, archived: None, rds: Some(making) })
     }
 
-    /// Its first invocation is over, and it waits for nothing. One that had waited may be tried again at the next poll,
-    /// which finds it by its entry: whoever ends it empties that.
-    pub async fn waits_no_longer(&self, function: &Function) {
-        if matches!(self.ground, Ground::Passkey(_))
-            && let Err(fault) = waiting::leave(&function.store, &function.config.environment, self.request_id).await
-        {
-            tracing::info!(error = %fault, "the entry of a restore that does not wait stays");
-        }
-    }
-
     /// What is not begun needs its pin no longer, unless it goes on waiting: then whoever ends that releases it.
     async fn let_go(&self, pin: Option<HeldPin>) {
         if matches!(self.ground, Ground::Passkey(_)) {

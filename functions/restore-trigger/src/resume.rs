@@ -141,7 +141,7 @@ impl Function {
         let found = audit::find(&self.store, entry.date, &entry.request_id).await?;
         let now = Timestamp::now();
         let Some(present) = found.filter(|present| !present.record.has_ended()) else {
-            waiting::leave(&self.store, &self.config.environment, &entry.request_id).await?;
+            waiting::leave(&self.store, &self.config.environment, &entry.request_id).await;
             return Ok(Step::Over);
         };
         if present.record.may_be_alive(now) {
@@ -224,7 +224,7 @@ impl Function {
                 self.write_down(audit, &result).await;
                 let waits = matches!(result, Ok((_, RecordState::Thawing | RecordState::Waiting)));
                 if !waits {
-                    self.has_ended(&record).await?;
+                    self.has_ended(&record).await;
                 }
                 result.map(|(receipt, _)| Step::Done(receipt))
             }
@@ -258,21 +258,22 @@ impl Function {
             return Ok(Step::Running);
         };
         self.write_down(&mut audit, &result).await;
-        self.has_ended(&audit.record).await?;
-        let (receipt, _) = result?;
-        self.report_success(&receipt).await;
-        Ok(Step::Done(receipt))
+        if let Ok((receipt, _)) = &result {
+            self.report_success(receipt).await;
+        }
+        self.has_ended(&audit.record).await;
+        result.map(|(receipt, _)| Step::Done(receipt))
     }
 
-    /// It waits no longer, and holds nothing any more.
-    async fn has_ended(&self, record: &Record) -> Result<(), Fault> {
+    /// It waits no longer, and holds nothing any more. What it came to is written down, and does not change with this.
+    async fn has_ended(&self, record: &Record) {
         if let (Some(id), Some(environment)) = (record.backup_id, &record.backup_environment) {
             let prefix = self.config.store.prefix.of_environment(&self.config.environment, environment);
             if let Err(fault) = pins::release(&self.store.at_prefix(prefix), id, &record.request_id).await {
                 tracing::info!(error = %fault, "the pin was not released, and will expire");
             }
         }
-        waiting::leave(&self.store, &self.config.environment, &record.request_id).await
+        waiting::leave(&self.store, &self.config.environment, &record.request_id).await;
     }
 }
 

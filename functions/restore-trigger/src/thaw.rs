@@ -81,6 +81,16 @@ impl Function {
     }
 }
 
+impl Job<'_> {
+    /// Its first invocation is over, and it waits for nothing. One that had waited may be tried again at the next poll,
+    /// which finds it by its entry: whoever ends it empties that.
+    pub async fn waits_no_longer(&self, function: &Function) {
+        if matches!(self.ground, Ground::Passkey(_)) {
+            waiting::leave(&function.store, &function.config.environment, self.request_id).await;
+        }
+    }
+}
+
 /// `5 hours`, `5 minutes`.
 pub fn in_words(duration: SignedDuration) -> String {
     if duration < SignedDuration::from_hours(1) {

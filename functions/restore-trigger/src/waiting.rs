@@ -31,19 +31,25 @@ pub async fn enter(store: &Store, record: &Record) -> Result<(), Fault> {
     write(store, key(&record.environment, &record.request_id), &entry).await
 }
 
-/// Empties the entry of a restore that waits no longer.
-pub async fn leave(store: &Store, environment: &Environment, request_id: &str) -> Result<(), Fault> {
-    let key = key(environment, request_id);
+/// Empties the entry of a restore that waits no longer. One that stays is emptied by the next poll, which finds that its
+/// record has ended: what became of the restore does not change with it.
+pub async fn leave(store: &Store, environment: &Environment, request_id: &str) {
+    if let Err(fault) = empty(store, &key(environment, request_id)).await {
+        tracing::info!(error = %fault, "the entry of a restore that does not wait stays");
+    }
+}
+
+async fn empty(store: &Store, key: &ObjectKey) -> Result<(), Fault> {
     for _ in 0..CONTEST_ROUNDS {
-        let Some((body, etag)) = store.get(&key).await? else { return Ok(()) };
+        let Some((body, etag)) = store.get(key).await? else { return Ok(()) };
         if body.is_empty() {
             return Ok(());
         }
-        if let PutOutcome::Written { .. } = store.put_if(&key, bytes::Bytes::new(), Condition::Etag(&etag)).await? {
+        if let PutOutcome::Written { .. } = store.put_if(key, bytes::Bytes::new(), Condition::Etag(&etag)).await? {
             return Ok(());
         }
     }
-    Err(contended(&key))
+    Err(contended(key))
 }
 
 /// Every restore of the environment that waits, in the order of their request ids.

@@ -8,6 +8,7 @@ use holdfast_local::rds::{RdsServer, Server, Snapshot};
 use serde_json::{Value, json};
 
 use crate::guarded::{Guarded, PASSKEY, RESTORE, code, codes, edited};
+use crate::restore_thaw::entry_stays;
 
 const ANOTHERS: &str = "arn:aws:rds:us-east-1:999999999999:snapshot:manual-1";
 
@@ -186,7 +187,13 @@ async fn a_server_that_takes_long_is_followed_by_polls_and_told_once() {
     assert_eq!(instance, ["aurora-2-1", "aurora-2", "db.serverless"]);
     assert_eq!(rig.poll().await["waiting"][0]["request_id"], json!("long"));
     rig.rds.edit_server("aurora-2-1", |server| server.creating = 0);
+    rig.guarded.bed.store().faults().push(entry_stays("long"));
     let polls = join_all((0..8).map(|_| rig.poll())).await;
+    rig.guarded.bed.store().faults().clear();
+    let failed = polls.iter().filter(|poll| poll.get("errorType").is_some());
+    assert_eq!(failed.count(), 0, "an entry that stays makes no failure of a server that is there: {polls:#?}");
+    let log = rig.guarded.bed.lambda.logs(RESTORE).join("\n");
+    assert_eq!(log.matches("\"RestoreSucceeded\":1.0").count(), 1);
     let told: Vec<&Value> = polls.iter().filter(|poll| poll["resumed"][0]["request_id"] == json!("long")).collect();
     assert_eq!(told.len(), 1, "{polls:#?}");
     let answer = &told[0]["resumed"][0]["answer"];

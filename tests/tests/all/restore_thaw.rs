@@ -71,6 +71,13 @@ impl Guarded {
     }
 }
 
+/// The entry of a restore that waits cannot be written.
+pub fn entry_stays(request_id: &str) -> Fault {
+    let denied = FaultAction::Status { status: 403, code: "AccessDenied".into() };
+    let key_contains = Some(waiting_key(request_id));
+    Fault { key_contains, times: u64::MAX, ..Fault::next("PutObject", denied) }
+}
+
 fn waiting_key(request_id: &str) -> String {
     format!("restores/waiting/test/{request_id}.json")
 }
@@ -265,8 +272,14 @@ async fn a_copy_that_is_gone_is_asked_for_again_and_what_died_is_told() {
     assert_eq!(guarded.record("killed").await["state"], json!("thawing"));
     let polled = guarded.ask(poll()).await;
     assert_eq!(polled.payload["resumed"][0]["answer"]["status"], json!("thawing"), "{:#}", polled.payload);
+    // An entry that cannot be emptied makes no failure of what is restored, and is emptied by the next poll.
     guarded.bed.store().finish_thaws();
-    guarded.ask(poll()).await;
+    guarded.bed.store().faults().push(entry_stays("killed"));
+    let polled = guarded.ask(poll()).await;
+    assert_eq!(polled.payload["resumed"][0]["request_id"], json!("killed"), "{:#}", polled.payload);
+    assert_eq!(guarded.record("killed").await["state"], json!("succeeded"));
+    guarded.bed.store().faults().clear();
+    assert_eq!(guarded.ask(poll()).await.payload["status"], json!("ignored"));
     guarded.ended("killed", "succeeded").await;
 
     // One whose engine was at work when it died.
