@@ -181,7 +181,7 @@ pub struct Audit {
 /// # Errors
 /// Nothing is run that cannot be written down.
 pub async fn open(store: &Store, mut record: Record) -> Result<Opened, Fault> {
-    let today = record.date();
+    let (now, today) = (record.started, record.date());
     let key = |date: Date| ObjectKey::RestoreRecord { date, request_id: record.request_id.clone() };
     let (key, earlier) = (key(today), today.yesterday().ok().map(key));
     for _ in 0..CONTEST_ROUNDS {
@@ -197,9 +197,11 @@ pub async fn open(store: &Store, mut record: Record) -> Result<Opened, Fault> {
                 if present.state != RecordState::Running {
                     return Ok(Opened::Answered(Box::new(present)));
                 }
-                if present.may_be_alive(record.started) {
+                if present.may_be_alive(now) {
                     return Ok(Opened::Running(Box::new(present)));
                 }
+                // The record lies under the day of the first attempt, and what has no backup's id is named by its time.
+                record.started = present.started;
                 record.attempt = present.attempt + 1;
                 record.cleared = present.cleared;
                 (key.clone(), Condition::Etag(etag))

@@ -118,7 +118,7 @@ impl Function {
         audit: &mut Audit,
     ) -> Result<Answer, Failure> {
         tracing::info!(requested_by = request.requested_by, asked = %request.asked, "a restore is asked for");
-        let id = BackupId::from_timestamp(invocation.now);
+        let id = BackupId::from_timestamp(audit.record.started);
         if request.plan_only {
             return self.plan(&request, id, invocation, audit).await;
         }

@@ -282,8 +282,19 @@ async fn a_copy_that_is_gone_is_asked_for_again_and_what_died_is_told() {
     assert_eq!(guarded.ask(poll()).await.payload["status"], json!("ignored"));
     guarded.ended("killed", "succeeded").await;
 
-    // One whose engine was at work when it died.
+    // One that died yesterday, and whose second delivery comes after midnight.
     guarded.bed.store().transition(&key, "GLACIER");
+    let yesterday = (jiff::Timestamp::now() - AN_HOUR * 24).to_string();
+    let overnight = edited(guarded.record("fast").await, |record| {
+        (record["request_id"], record["state"]) = (json!("overnight"), json!("running"));
+        (record["started"], record["running_until"]) = (json!(yesterday), json!(yesterday));
+        (record["cleared"], record["waits_for"], record["problems"]) = (Value::Null, Value::Null, json!([]));
+    });
+    guarded.put(&format!("restores/{}/overnight.json", &yesterday[..10]), overnight.to_string()).await;
+    guarded.waits("overnight", new("overnight")).await;
+    assert_eq!(guarded.record("overnight").await["attempt"], json!(2));
+
+    // One whose engine was at work when it died.
     guarded.waits("dead", new("dead")).await;
     let died = |record: &mut Value| {
         record["state"] = json!("running");
@@ -303,6 +314,8 @@ async fn a_copy_that_is_gone_is_asked_for_again_and_what_died_is_told() {
     guarded.ask(thawed(BUCKET, "imports/old.dump")).await;
     guarded.ended("import", "succeeded").await;
     assert_eq!(guarded.bed.contents("imported").await, guarded.bed.contents("shop").await);
+    guarded.ask(poll()).await;
+    guarded.ended("overnight", "succeeded").await;
 }
 
 /// The dump of a fresh export.
