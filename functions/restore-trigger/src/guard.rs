@@ -36,6 +36,7 @@ pub struct Guard<'a> {
     pub aws: &'a aws_config::SdkConfig,
     pub store: &'a Store,
     pub request_id: &'a str,
+    pub attempt: u32,
     pub give_up_at: Instant,
 }
 
@@ -211,7 +212,8 @@ impl Guard<'_> {
             "purpose": "safety_backup",
             "notes": format!("before restore {}", self.request_id),
             "requested_by": "restore-trigger",
-            "idempotency_key": format!("safety:{}", self.request_id),
+            // That of an attempt that died is no backup of now.
+            "idempotency_key": format!("safety:{}:{}", self.request_id, self.attempt),
         });
         // An export takes minutes, and a second call while it runs only waits for it.
         let timeouts =

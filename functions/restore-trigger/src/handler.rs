@@ -130,7 +130,14 @@ impl Function {
             return Err(Failure::Failed(interrupted(&invocation.request_id)));
         }
         let ground = Ground::Passkey(passkey.as_ref());
-        let job = Job { request: &request, ground, request_id: &invocation.request_id, id, invocation };
+        let job = Job {
+            request: &request,
+            ground,
+            request_id: &invocation.request_id,
+            attempt: audit.record.attempt,
+            id,
+            invocation,
+        };
         self.restore(&job, audit).await
     }
 
@@ -141,7 +148,7 @@ impl Function {
         invocation: &Invocation,
         audit: &mut Audit,
     ) -> Result<Answer, Failure> {
-        let guard = self.guard(invocation);
+        let guard = self.guard(invocation, audit.record.attempt);
         let looking = preview(&guard, request, id);
         let preview = tokio::time::timeout_at(invocation.give_up_at.into(), Box::pin(looking));
         let preview = preview.await.map_err(|_| Failure::Failed(deadline_fault("before the plan was made")))?;
@@ -149,12 +156,13 @@ impl Function {
         Ok((preview.answer, RecordState::Planned))
     }
 
-    pub fn guard<'a>(&'a self, invocation: &'a Invocation) -> Guard<'a> {
+    pub fn guard<'a>(&'a self, invocation: &'a Invocation, attempt: u32) -> Guard<'a> {
         Guard {
             config: &self.config,
             aws: &self.aws,
             store: &self.store,
             request_id: &invocation.request_id,
+            attempt,
             give_up_at: invocation.give_up_at,
         }
     }

@@ -37,6 +37,7 @@ pub struct Job<'a> {
     pub ground: Ground<'a>,
     /// The restore's own, which is another than the invocation's where it had to wait.
     pub request_id: &'a str,
+    pub attempt: u32,
     /// Names what has no backup's id.
     pub id: BackupId,
     pub invocation: &'a Invocation,
@@ -100,7 +101,7 @@ impl Function {
     /// Judges the passkey, finds what is to be restored, and takes the target.
     async fn find(&self, job: &Job<'_>, audit: &mut Audit) -> Result<(Wanted, Lease), Failure> {
         let Job { request, id, .. } = *job;
-        let guard = self.guard(job.invocation);
+        let guard = self.guard(job.invocation, job.attempt);
         // Judged first: to who does not have it nothing else is said.
         let named = restore_of(request, &Source::Previous, "", None, id);
         let passkey = match &job.ground {
@@ -164,7 +165,7 @@ impl Function {
     /// Looks at what nobody else changes now: on return nothing but control objects has been written.
     async fn look(&self, wanted: &Wanted, pin: &mut Option<HeldPin>, job: &Job<'_>) -> Result<Prepared, Failure> {
         let Wanted { found, live_database, restore, .. } = wanted;
-        let guard = self.guard(job.invocation);
+        let guard = self.guard(job.invocation, job.attempt);
         let server = match &wanted.target {
             Some(target) => {
                 let mut server = guard.observe(target, restore.target()).await?;

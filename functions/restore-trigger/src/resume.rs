@@ -183,7 +183,7 @@ impl Function {
         let Some(mut audit) = audit::take(&self.store, present, invocation.ends).await? else {
             return Ok(Step::Running);
         };
-        self.go_on_with(&mut audit, wait, invocation).await
+        Box::pin(self.go_on_with(&mut audit, wait, invocation)).await
     }
 
     async fn go_on_with(&self, audit: &mut Audit, wait: Wait, invocation: &Invocation) -> Result<Step, Failure> {
@@ -200,24 +200,25 @@ impl Function {
                     request: &request,
                     ground: Ground::Approved(&approved),
                     request_id: &record.request_id,
+                    attempt: record.attempt,
                     id: BackupId::from_timestamp(record.started),
                     invocation,
                 };
                 self.restore(&job, audit).await
             }
         };
-        // Nothing was changed yet: a server that is down for a moment does not cost a thaw.
-        let not_begun = audit.record.waits_for.is_some();
-        match result {
-            Err(failure) if failure.fault().code == "restore-target-busy" => {
+        match (verdict(&result, audit.record.waits_for.is_some(), record.attempt), result) {
+            (Verdict::Busy, Err(failure)) => {
+                // Nothing was tried.
+                audit.record.attempt -= 1;
                 self.wait_on(audit, None).await?;
                 Ok(Step::StillWaits(failure.fault().message.clone()))
             }
-            Err(Failure::Failed(fault)) if not_begun && record.attempt < ATTEMPTS => {
-                self.wait_on(audit, Some(&fault)).await?;
-                Err(Failure::Failed(fault))
+            (Verdict::TryAgain, Err(failure)) => {
+                self.wait_on(audit, Some(failure.fault())).await?;
+                Err(failure)
             }
-            result => {
+            (_, result) => {
                 if result.is_err() && record.mode.as_deref() == Some(Mode::Verify.as_str()) {
                     self.reporter.count("RestoreDrillFailed", &[]);
                 }
@@ -277,6 +278,25 @@ impl Function {
     }
 }
 
+/// What follows from how it went.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Another restore works on its target.
+    Busy,
+    TryAgain,
+    Over,
+}
+
+/// `not_begun`: nothing was changed yet. A server that is down for a moment then does not cost a thaw.
+fn verdict(result: &Result<Answer, Failure>, not_begun: bool, attempt: u32) -> Verdict {
+    match result {
+        // The engine has the same code for a database that another run has taken from it: then it had begun.
+        Err(failure) if not_begun && failure.fault().code == "restore-target-busy" => Verdict::Busy,
+        Err(Failure::Failed(_)) if not_begun && attempt < ATTEMPTS => Verdict::TryAgain,
+        _ => Verdict::Over,
+    }
+}
+
 /// The request as it was approved, and the names that were.
 fn approved_job(record: &Record) -> Result<(request::RestoreRequest, Value), Fault> {
     let unreadable = |what: &str| Fault::new("restore-record-unreadable", format!("the record has no {what}"));
@@ -329,6 +349,23 @@ mod tests {
             json!({"source": "aws.s3", "detail-type": "Object Created", "detail": thawed("b")["detail"]}),
         ] {
             assert_eq!(called(&other, "b").unwrap(), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_tried_again_has_changed_nothing_and_failed_not_too_often() {
+        let fault = |code| Fault::new(code, "x");
+        for (result, not_begun, attempt, expected) in [
+            (Err(Failure::Refused(fault("restore-target-busy"))), true, ATTEMPTS, Verdict::Busy),
+            (Err(Failure::Failed(fault("restore-target-busy"))), false, 2, Verdict::Over),
+            (Err(Failure::Failed(fault("database-unreachable"))), true, ATTEMPTS - 1, Verdict::TryAgain),
+            (Err(Failure::Failed(fault("database-unreachable"))), true, ATTEMPTS, Verdict::Over),
+            (Err(Failure::Failed(fault("database-connection-lost"))), false, 2, Verdict::Over),
+            (Err(Failure::Refused(fault("restore-target-exists"))), true, 2, Verdict::Over),
+            (Ok((json!({}), RecordState::Thawing)), true, 2, Verdict::Over),
+        ] {
+            let found = verdict(&result, not_begun, attempt);
+            assert_eq!(found, expected, "{:?}", result.map_err(|failure| failure.fault().clone()));
         }
     }
 

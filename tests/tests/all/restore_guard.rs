@@ -290,13 +290,28 @@ async fn changing_what_is_there_needs_a_recent_backup_of_it() {
     assert_eq!(guarded.refused(reserved).await, "restore-target-reserved");
     assert_eq!(guarded.keys("/metadata/").len(), exports);
 
-    let record = guarded.passes(take).await;
+    let record = guarded.passes(take.clone()).await;
     assert_eq!(guarded.keys("/metadata/").len(), exports + 1);
     let safety = record["cleared"]["safety_backup"].as_str().unwrap();
     let taken = guarded.json(&manifest_key("", safety)).await;
     assert_eq!((&taken["purpose"], &taken["source"]["database"]), (&json!("safety_backup"), &json!("shop")));
     // It is there now, and recent.
     guarded.passes(swap).await;
+
+    // One that an attempt had taken which died since is too old for the next attempt: that has another one taken.
+    guarded.put_manifest("", &edited(taken, |taken| taken["export_complete"] = json!("2025-06-21T14:31:00Z"))).await;
+    let request_id = record["request_id"].as_str().unwrap();
+    let died = edited(record.clone(), |record| {
+        (record["state"], record["running_until"]) = (json!("running"), json!("2025-06-21T14:31:00Z"));
+    });
+    let keys = guarded.keys(&format!("{request_id}.json"));
+    guarded.put(keys.iter().find(|key| key.starts_with("restores/20")).unwrap(), died.to_string()).await;
+    guarded.ask_as(request_id, take).await;
+    let again = guarded.record(request_id).await;
+    assert_eq!(again["attempt"], json!(2), "{again:#}");
+    let old = safety;
+    let safety = again["cleared"]["safety_backup"].as_str().unwrap();
+    assert_ne!(safety, old, "{again:#}");
 
     // What cannot be restored is no way back, however recent.
     let now = jiff::Timestamp::now();

@@ -209,7 +209,8 @@ async fn what_is_gone_on_with_is_looked_at_again() {
         "{databases:?}"
     );
     assert_eq!(guarded.record("kept").await["state"], json!("running"), "another invocation's");
-    assert_eq!(guarded.record("down").await["state"], json!("thawing"));
+    let busy = guarded.record("down").await;
+    assert_eq!((&busy["state"], &busy["attempt"]), (&json!("thawing"), &json!(2)), "being busy is no attempt");
     assert_eq!(guarded.pin(&id, "down").await["released"], json!(false), "what waits keeps its pin");
     guarded.ended("drill", "succeeded").await;
     assert_eq!(guarded.bed.manifest(&json!({"id": &id})).await.verified.unwrap().by, "restore-drill");
