@@ -35,7 +35,11 @@ pub enum RecordState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub record_version: u32,
+    /// Lambda's of the request's first invocation; for what a schedule asks, the digest of its event's identity.
     pub request_id: String,
+    /// Lambda's request id, where the record has another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invocation: Option<String>,
     pub environment: Environment,
     pub state: RecordState,
     /// More than 1 where an earlier attempt died.
@@ -112,6 +116,7 @@ impl Record {
         Self {
             record_version: RECORD_VERSION,
             request_id: request_id.to_owned(),
+            invocation: None,
             environment: environment.clone(),
             state: RecordState::Running,
             attempt: 1,

@@ -60,10 +60,19 @@ pub fn interrupted(request_id: &str) -> Fault {
         .hint("look at what it left on the server, and ask again; live data is the old or the new, whole")
 }
 
-pub fn in_progress(record: &Record) -> Fault {
+/// What a request is answered with that is being run.
+pub fn in_progress(record: &Record, invocation: &str) -> Result<Value, Failure> {
+    // A schedule's event may be delivered twice. Nobody is there to be told, and an error would be one in Lambda's metrics.
+    if let Some(other) = record.invocation.as_deref().filter(|other| *other != invocation) {
+        let reason = format!("invocation {other} has been running this since {}", record.started);
+        tracing::info!(reason, "nothing to do");
+        return Ok(json!({"status": "ignored", "reason": reason}));
+    }
     let message = format!("this request has been running since {}", record.started);
-    Fault::new("restore-in-progress", message)
-        .hint(format!("its outcome is in its record once it ends, at the latest at {}", record.running_until))
+    Err(Failure::Told(
+        Fault::new("restore-in-progress", message)
+            .hint(format!("its outcome is in its record once it ends, at the latest at {}", record.running_until)),
+    ))
 }
 
 /// What a request is answered with that has been answered before: the same again, and nothing is done.

@@ -7,6 +7,7 @@ use holdfast_shared::domain::BackupId;
 use holdfast_shared::fault::Fault;
 use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
+use holdfast_shared::store::claim::event_digest;
 use jiff::Timestamp;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
@@ -89,14 +90,17 @@ impl Function {
     }
 
     async fn respond(&self, understood: Result<Asked, Fault>, invocation: &Invocation) -> Result<Value, Failure> {
-        let mut record = Record::new(&invocation.request_id, &self.config.environment, invocation.now, invocation.ends);
+        let event_key = understood.as_ref().ok().and_then(|(request, _)| request.event_key.as_deref());
+        let request_id = event_key.map_or_else(|| invocation.request_id.clone(), event_digest);
+        let mut record = Record::new(&request_id, &self.config.environment, invocation.now, invocation.ends);
+        record.invocation = event_key.map(|_| invocation.request_id.clone());
         if let Ok((request, _)) = &understood {
             record.of_request(request);
             tracing::Span::current().record("mode", record.mode.as_deref().unwrap_or_default());
         }
         let mut audit = match audit::open(&self.store, record).await? {
             Opened::Mine(audit) => audit,
-            Opened::Running(record) => return Err(Failure::Told(in_progress(&record))),
+            Opened::Running(record) => return in_progress(&record, &invocation.request_id),
             Opened::Answered(record) => return answered(*record),
         };
         let drill = understood.as_ref().is_ok_and(|(request, _)| request.is_drill());
@@ -117,7 +121,9 @@ impl Function {
         invocation: &Invocation,
         audit: &mut Audit,
     ) -> Result<Answer, Failure> {
-        tracing::info!(requested_by = request.requested_by, asked = %request.asked, "a restore is asked for");
+        let request_id = audit.record.request_id.clone();
+        let who = &request.requested_by;
+        tracing::info!(record = request_id, requested_by = who, asked = %request.asked, "a restore is asked for");
         let id = BackupId::from_timestamp(audit.record.started);
         if request.plan_only {
             return self.plan(&request, id, invocation, audit).await;
@@ -127,17 +133,11 @@ impl Function {
         }
         // An attempt that was allowed may have done it, and died before it could say so.
         if audit.record.cleared.is_some() && !request.may_run_again() {
-            return Err(Failure::Failed(interrupted(&invocation.request_id)));
+            return Err(Failure::Failed(interrupted(&request_id)));
         }
         let ground = Ground::Passkey(passkey.as_ref());
-        let job = Job {
-            request: &request,
-            ground,
-            request_id: &invocation.request_id,
-            attempt: audit.record.attempt,
-            id,
-            invocation,
-        };
+        let job =
+            Job { request: &request, ground, request_id: &request_id, attempt: audit.record.attempt, id, invocation };
         self.restore(&job, audit).await
     }
 

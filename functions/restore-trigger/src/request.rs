@@ -82,6 +82,8 @@ pub struct RestoreRequest {
     pub accepts_left_out: Vec<TablePattern>,
     pub take_safety_backup: bool,
     pub requested_by: String,
+    /// The same for every delivery of a schedule's event, each of which is an invocation of its own; `None` for others.
+    pub event_key: Option<String>,
     /// As it came, without the passkey: for the record.
     pub asked: Value,
 }
@@ -141,13 +143,15 @@ pub fn understand(event: &Value) -> Result<Asked, Fault> {
     }
     match parse(event) {
         Ok(Trigger::Direct(fields)) => read(fields, "invoke"),
-        Ok(Trigger::Schedule { .. }) => {
+        Ok(Trigger::Schedule { arn, scheduled_time, .. }) => {
             let mut fields = fields.clone();
             if fields.get("mode").and_then(Value::as_str) != Some("verify") {
                 return Err(not_from("a schedule"));
             }
             fields.retain(|name, _| !SCHEDULE_FIELDS.contains(&name.as_str()));
-            read(fields, "schedule")
+            let (mut request, passkey) = read(fields, "schedule")?;
+            request.event_key = Some(format!("schedule:{arn}:{scheduled_time}"));
+            Ok((request, passkey))
         }
         Ok(Trigger::Alarm(_)) => Err(not_from("an alarm")),
         Ok(Trigger::Aws { source, .. }) => Err(not_from(&format!("an event of {source}"))),
@@ -250,6 +254,7 @@ fn read(mut fields: Map<String, Value>, by: &str) -> Result<Asked, Fault> {
         accepts_left_out: fields.accept_left_out,
         take_safety_backup: fields.take_safety_backup,
         requested_by,
+        event_key: None,
         asked: Value::Object(asked),
     };
     Ok((request, passkey))

@@ -41,7 +41,12 @@ impl ClaimRecord {
     }
 }
 
-/// Where the id of an event is written down: an event key may be long, and hold anything.
+/// Where the id of an event is written down.
 pub fn event_object(event_key: &str) -> ObjectKey {
-    ObjectKey::Event(hex::encode(&Sha256::digest(event_key.as_bytes())[..16]))
+    ObjectKey::Event(event_digest(event_key))
+}
+
+/// What names an object that is about an event: an event key may be long, and hold anything.
+pub fn event_digest(event_key: &str) -> String {
+    hex::encode(&Sha256::digest(event_key.as_bytes())[..16])
 }

@@ -73,8 +73,15 @@ async fn nothing_but_a_request_starts_a_restore() {
         assert_eq!((&record["state"], &record["asked"]), (&json!("refused"), &Value::Null), "{record:#}");
     }
     assert_eq!(guarded.secrets.reads(), 0);
-    let record = guarded.passes(schedule("verify")).await;
+    // A drill may be. There is no dump behind the manifest, and a second delivery of the event does not tell so again.
+    let outcome = guarded.ask(schedule("verify")).await;
+    let key = guarded.keys("restores/20").into_iter().find(|key| !key.contains("event-")).unwrap();
+    let record = guarded.json(&key).await;
+    assert!(record["cleared"].is_object() && outcome.log.join("\n").contains("RestoreDrillFailed"), "{record:#}");
     assert_eq!((&record["requested_by"], &record["mode"]), (&json!("schedule"), &json!("verify")));
+    let again = guarded.ask(schedule("verify")).await;
+    assert_eq!(code(&again), "restore-already-answered");
+    assert!(!again.log.join("\n").contains("RestoreDrillFailed"), "counted once");
 }
 
 #[tokio::test]

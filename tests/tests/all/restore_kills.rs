@@ -225,10 +225,20 @@ async fn tables_that_are_killed_leave_the_old_rows_and_no_schema() {
 async fn every_mode_works_through_the_function_and_is_written_down() {
     let scene = Scene::start(&[]).await;
     let old = scene.contents("shop").await;
-    let outcome = scene.guarded.ask(json!({"mode": "verify", "backup": scene.id})).await;
-    assert!(!outcome.is_error(), "{:#}", outcome.payload);
-    let log = outcome.log.join("\n");
-    assert!(log.contains("\"RestoreDrillSucceeded\":1.0"), "{log}");
+    // Schedules deliver at least once, each time by an invocation of its own: one drill.
+    let drill = json!({"source": "holdfast.schedule", "schedule_arn": "arn:drill", "scheduled_time": "2025-06-22T05:00:00Z",
+                       "mode": "verify", "backup": scene.id});
+    let (one, two) = tokio::join!(scene.guarded.ask(drill.clone()), scene.guarded.ask(drill.clone()));
+    let third = scene.guarded.ask(drill).await;
+    let log = scene.guarded.bed.lambda.logs(RESTORE).join("\n");
+    assert_eq!(log.matches("\"RestoreDrillSucceeded\":1.0").count(), 1, "{log}");
+    assert!(!log.contains("RestoreDrillFailed") && !log.contains("RestoreFailed"), "{log}");
+    assert!(![&one, &two, &third].into_iter().any(InvokeOutcome::is_error), "{one:#?}\n{two:#?}\n{third:#?}");
+    assert_eq!((&third.payload["status"], &third.payload["duplicate"]), (&json!("complete"), &json!(true)));
+    let records = scene.guarded.keys("restores/20");
+    let record = scene.guarded.json(&records[0]).await;
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert!([&one.request_id, &two.request_id].into_iter().any(|id| record["invocation"] == json!(id)), "{record:#}");
     let key = scene.guarded.bed.manifests().pop().unwrap();
     let manifest: Value = serde_json::from_slice(&scene.guarded.bed.get(&key).await).unwrap();
     assert_eq!(manifest["verified"]["by"], "restore-drill");

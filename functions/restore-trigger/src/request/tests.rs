@@ -60,6 +60,7 @@ fn only_a_drill_is_scheduled() {
     };
     let (drill, passkey) = understand(&schedule("verify")).unwrap();
     assert_eq!((drill.mode, drill.requested_by.as_str(), passkey), (Mode::Verify, "schedule", None));
+    assert_eq!(drill.event_key.as_deref(), Some("schedule:arn:s:2025-06-21T02:00:00Z"));
     let direct = json!({"backup": "latest", "passkey": "p"});
     let alarm = json!({"alarmArn": "a", "time": "t", "alarmData": {"alarmName": "x", "state": {"value": "ALARM"}}});
     for event in [
