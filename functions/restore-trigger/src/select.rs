@@ -2,24 +2,22 @@
 //!
 //! There is no catalogue beside the manifests, so that the newest is found by listing, day by day from the end.
 
+mod newest;
+
 use holdfast_shared::domain::manifest::{ManifestError, State};
 use holdfast_shared::domain::{BackupId, Environment, ImportName, Manifest, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::clearance::{SafetyBackup, Source};
 use holdfast_shared::store::Store;
-use holdfast_shared::store::list::Listed;
 use holdfast_shared::store::thaw::Stored;
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use self::newest::Newest;
 use crate::request::{BackupChoice, Which};
 
-const METADATA: &str = "postgres-exports/metadata/";
 /// A manifest of ten thousand tables and a hundred thousand pieces is half of this.
 const MAX_MANIFEST_BYTES: u64 = 32 << 20;
-/// So many manifests are read in search of the newest that will do.
-const MAX_LOOKS: usize = 400;
 /// The longest an export takes: how far an id may lie before its completion.
 const LONGEST_EXPORT: SignedDuration = SignedDuration::from_hours(2);
 
@@ -96,32 +94,49 @@ pub async fn backup(
                     }
                     continue;
                 }
-                if manifest.state == State::Complete && manifest.verified.is_some() && !is_of_chosen_tables(&manifest) {
+                if manifest.verified.is_some() && !is_of_chosen_tables(&manifest) {
                     let warnings = newest.warnings;
                     return Ok(Found { source: Source::Backup(Box::new(manifest)), store, warnings });
                 }
             }
-            let when = before.map_or_else(String::new, |before| format!(" before {before}"));
-            let fault = Fault::new(
-                "backup-not-found",
-                format!(
-                    "there is no complete and verified backup of {database} in {of}{when} under {}",
-                    store.config().bucket
-                ),
-            );
-            let asked_for = |(other, environment): (String, Option<Environment>)| {
-                let named = if other == database { String::new() } else { format!("\"source_database\":{other:?}") };
-                let latest = environment.map(|environment| format!("\"backup\":\"latest@{environment}\""));
-                let fields: Vec<String> = latest.into_iter().chain(Some(named).filter(|n| !n.is_empty())).collect();
-                fields.join(" with ")
-            };
-            let others: Vec<String> = others.into_iter().map(asked_for).collect();
-            Err(if others.is_empty() {
-                fault
-            } else {
-                fault.hint(format!("there are others, to be asked for with {}", others.join(", or with ")))
-            })
+            let asked = Asked { database, environment: of, before, bucket: &store.config().bucket };
+            Err(asked.none_found(newest.gave_up_at, others))
         }
+    }
+}
+
+/// What was looked for.
+struct Asked<'a> {
+    database: &'a str,
+    environment: &'a Environment,
+    before: Option<Timestamp>,
+    bucket: &'a str,
+}
+
+impl Asked<'_> {
+    /// `others`: databases that there are backups of, with their environment where it is another.
+    fn none_found(&self, gave_up_at: Option<Date>, others: Vec<(String, Option<Environment>)>) -> Fault {
+        let Self { database, environment, before, bucket } = self;
+        let when = before.map_or_else(String::new, |before| format!(" before {before}"));
+        let what = format!("complete and verified backup of {database} in {environment}{when}");
+        let mut hints = Vec::new();
+        let mut fault = Fault::new("backup-not-found", format!("there is no {what} under {bucket}"));
+        if let Some(day) = gave_up_at {
+            fault.message = format!("no {what} was found under {bucket} back to {day}, where the search was given up");
+            let from = day.tomorrow().unwrap_or(day);
+            hints.push(format!("ask by the backup's id, or with a \"before\" nearer to it, such as {from}T00:00:00Z"));
+        }
+        let asked_for = |(other, environment): (String, Option<Environment>)| {
+            let named = if other == *database { String::new() } else { format!("\"source_database\":{other:?}") };
+            let latest = environment.map(|environment| format!("\"backup\":\"latest@{environment}\""));
+            let fields: Vec<String> = latest.into_iter().chain(Some(named).filter(|n| !n.is_empty())).collect();
+            fields.join(" with ")
+        };
+        let others: Vec<String> = others.into_iter().map(asked_for).collect();
+        if !others.is_empty() {
+            hints.push(format!("there are others, to be asked for with {}", others.join(", or with ")));
+        }
+        if hints.is_empty() { fault } else { fault.hint(hints.join("; ")) }
     }
 }
 
@@ -232,72 +247,23 @@ pub async fn import(own: &Store, name: &ImportName) -> Result<Found, Fault> {
     Ok(Found { source, store: own.clone(), warnings: Vec::new() })
 }
 
-/// Manifests from the newest to the oldest. Those that are not what they should be are told and passed over.
-struct Newest<'a> {
-    store: &'a Store,
-    before: Option<Timestamp>,
-    /// Days that have not been listed, the last one next.
-    days: Vec<Date>,
-    /// Of the day that is being read, the last one next.
-    ids: Vec<BackupId>,
-    looks: usize,
-    warnings: Vec<String>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<'a> Newest<'a> {
-    async fn new(store: &'a Store, before: Option<Timestamp>) -> Result<Self, Fault> {
-        let folders = store.list_level(METADATA).await?.folders;
-        let last_day = before.map(|before| before.to_zoned(TimeZone::UTC).date());
-        let day = |folder: &String| folder.strip_suffix('/')?.rsplit('/').next()?.parse::<Date>().ok();
-        let mut days: Vec<Date> = folders.iter().filter_map(day).collect();
-        days.retain(|day| last_day.is_none_or(|last| *day <= last));
-        days.sort_unstable();
-        Ok(Self { store, before, days, ids: Vec::new(), looks: 0, warnings: Vec::new() })
-    }
-
-    async fn next(&mut self) -> Result<Option<Manifest>, Fault> {
-        loop {
-            while self.ids.is_empty() {
-                let Some(day) = self.days.pop() else { return Ok(None) };
-                let listed = self.store.list_level(&format!("{METADATA}{day}/")).await?.objects;
-                for object in &listed {
-                    match self.id_of(object) {
-                        Some(id) => self.ids.push(id),
-                        None => self.warn(format!("{} is passed over: it is no manifest", object.key)),
-                    }
-                }
-                self.ids.sort_unstable();
-            }
-            let Some(id) = self.ids.pop() else { continue };
-            if self.before.is_some_and(|before| id.timestamp() >= before) {
-                continue;
-            }
-            if self.looks == MAX_LOOKS {
-                self.warn(format!("the search ended after {MAX_LOOKS} manifests"));
-                return Ok(None);
-            }
-            self.looks += 1;
-            // Gone between listing and reading: manifests are never deleted, and so it is nobody's backup.
-            let key = ObjectKey::Manifest(id);
-            let Some((json, _)) = self.store.get_present(&key).await? else { continue };
-            match checked(self.store, id, &json) {
-                Ok(manifest) => return Ok(Some(manifest)),
-                // Nothing is wrong with it: it is just no backup for this.
-                Err(Unfit::NotRestorable) => {}
-                Err(Unfit::Problem(problem)) => self.warn(format!("{key} is passed over: {problem}")),
-            }
-        }
-    }
-
-    fn id_of(&self, object: &Listed) -> Option<BackupId> {
-        let name = object.key.rsplit('/').next()?.strip_suffix(".json")?;
-        let id: BackupId = name.parse().ok()?;
-        let is_its_own = object.key == self.store.key(&ObjectKey::Manifest(id));
-        (is_its_own && object.size_bytes <= MAX_MANIFEST_BYTES).then_some(id)
-    }
-
-    fn warn(&mut self, warning: String) {
-        tracing::warn!(warning, "while looking for the newest backup");
-        self.warnings.push(warning);
+    #[test]
+    fn a_search_that_was_given_up_does_not_say_that_there_is_nothing() {
+        let environment: Environment = "test".parse().unwrap();
+        let before = Some("2024-01-30T00:00:00Z".parse().unwrap());
+        let asked = Asked { database: "shop", environment: &environment, before, bucket: "backups" };
+        let none = asked.none_found(None, vec![("crm".to_owned(), None)]);
+        assert!(none.message.starts_with("there is no complete"), "{none}");
+        assert!(none.hint.as_deref().unwrap().contains("\"source_database\":\"crm\""), "{none:?}");
+        let given_up = asked.none_found(Some("2023-11-30".parse().unwrap()), Vec::new());
+        assert!(
+            given_up.message.contains("back to 2023-11-30") && !given_up.message.contains("there is no"),
+            "{given_up}"
+        );
+        assert!(given_up.hint.as_deref().unwrap().contains("such as 2023-12-01T00:00:00Z"), "{given_up:?}");
     }
 }

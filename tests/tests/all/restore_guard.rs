@@ -143,6 +143,13 @@ async fn the_latest_is_the_newest_that_is_what_it_says() {
     ] {
         assert_eq!(chosen(payload.clone()).await.0, expected, "{payload}");
     }
+    // Tombstones are kept for ever: twenty days of hours lie before the one that was kept.
+    for hour in 0..480 {
+        let id = format!("202401{:02}-{:02}0000", 10 + hour / 24, hour % 24);
+        guarded.put_manifest(root, &edited(manifest(root, &id), |m| m["state"] = json!("expired"))).await;
+    }
+    guarded.put_manifest(root, &manifest(root, "20240105-000000")).await;
+    assert_eq!(chosen(json!({"before": "2024-01-30T00:00:00Z"})).await.0, "20240105-000000");
     // What a schedule backs up is all that the deployment does.
     let scheduled = edited(manifest(root, "20250612-000000"), |m| {
         m["selection"] = json!({"include": ["public.*"]});
