@@ -81,6 +81,7 @@ impl Guard<'_> {
     }
 
     /// What the server says of itself. It is asked in its maintenance database: the live one may be renamed.
+    /// `database` is what a restore works on, or would make.
     pub async fn observe(&self, target: &Target, database: &str) -> Result<TargetServer, Fault> {
         let maintenance = Target { database: self.config.maintenance_database.clone(), ..target.clone() };
         let connector = Connector::new(maintenance, APPLICATION_NAME)?;
@@ -100,7 +101,8 @@ impl Guard<'_> {
                 }
                 databases.insert(name);
             }
-            // Of the database, as ALTER DATABASE sets it, or else of the server or this role.
+            // Of the database, as ALTER DATABASE sets it; of the live one, for those that have no setting of their own,
+            // such as all that are to be made; or else of the server or this role.
             let marker = session
                 .client
                 .query_one(
@@ -108,10 +110,11 @@ impl Guard<'_> {
                                         FROM pg_catalog.pg_db_role_setting s
                                         JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase,
                                              pg_catalog.unnest(s.setconfig) setting
-                                       WHERE s.setrole = 0 AND d.datname = $1::text::name
-                                         AND setting LIKE 'holdfast.environment=%'),
+                                       WHERE s.setrole = 0 AND d.datname IN ($1::text::name, $2::text::name)
+                                         AND setting LIKE 'holdfast.environment=%'
+                                       ORDER BY d.datname = $1::text::name DESC LIMIT 1),
                                      pg_catalog.current_setting('holdfast.environment', true))",
-                    &[&database],
+                    &[&database, &target.database],
                 )
                 .await
                 .map_err(query_fault)?;

@@ -46,9 +46,9 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
     let (source, warnings) = found.map_or((None, Vec::new()), |found| (Some(found.source), found.warnings));
     // Names can be told without the backup; what depends on it is then left out.
     let stand_in = source.clone().unwrap_or(Source::Previous);
-    let named = request.target_database.as_deref().unwrap_or(&live_database);
+    let named = restore_of(request, &stand_in, &live_database, None, id);
     let server = match &target {
-        Some(target) => kept(guard.observe(target, named).await, &mut faults),
+        Some(target) => kept(guard.observe(target, named.target()).await, &mut faults),
         None => None,
     };
     let restore = restore_of(request, &stand_in, &live_database, server.as_ref(), id);

@@ -174,9 +174,22 @@ async fn the_server_has_to_be_the_configured_one_of_this_environment() {
         .execute("postgres", "ALTER DATABASE shop SET holdfast.environment = 'production'")
         .await
         .unwrap();
-    // Of the database that is the target: a new one has no setting of its own.
+    // Of the database that is the target, or else of the live one: a new one has no setting of its own.
     let tables = json!({"mode": "tables", "tables": ["public.*"], "backup": BACKUP, "passkey": PASSKEY});
-    assert_eq!(guarded.refused(tables.clone()).await, "restore-wrong-environment");
+    for asked in [&tables, &request, &json!({"mode": "verify", "backup": BACKUP})] {
+        assert_eq!(guarded.refused(asked.clone()).await, "restore-wrong-environment", "{asked}");
+        let plan = edited(asked.clone(), |plan| {
+            plan["plan_for"] = plan["mode"].as_str().map_or(json!("new_database"), |mode| json!(mode));
+            plan["mode"] = json!("plan");
+            plan.as_object_mut().unwrap().remove("passkey");
+        });
+        let plan = guarded.plan(plan).await;
+        assert_eq!(codes(&plan["refusals"]), ["restore-wrong-environment"], "{asked}");
+    }
+    guarded.bed.cluster.create_database("scratch").await.unwrap();
+    let setting = "ALTER DATABASE scratch SET holdfast.environment = 'test'";
+    guarded.bed.cluster.execute("postgres", setting).await.unwrap();
+    guarded.passes(edited(tables.clone(), |tables| tables["target_database"] = json!("scratch"))).await;
     guarded.bed.cluster.execute("postgres", "ALTER DATABASE shop SET holdfast.environment = 'test'").await.unwrap();
     guarded.passes(tables).await;
 
@@ -187,7 +200,11 @@ async fn the_server_has_to_be_the_configured_one_of_this_environment() {
     });
     guarded.put_manifest("", &staging).await;
     let foreign = json!({"backup": "20250622-000000@staging", "passkey": PASSKEY});
-    assert_eq!(guarded.refused(foreign).await, "restore-wrong-environment");
+    guarded.bed.cluster.execute("postgres", "ALTER DATABASE shop RESET holdfast.environment").await.unwrap();
+    assert_eq!(guarded.refused(foreign.clone()).await, "restore-wrong-environment");
+    // One that two environments share says whose the database is.
+    guarded.bed.cluster.execute("postgres", "ALTER DATABASE shop SET holdfast.environment = 'test'").await.unwrap();
+    guarded.passes(foreign).await;
 
     for (payload, code) in [
         (json!({"target_database": "shop"}), "restore-target-exists"),
