@@ -222,8 +222,7 @@ pub async fn safety_backup(
         }
         let backup = SafetyBackup::of(&manifest);
         let rank = |backup: &SafetyBackup| {
-            let serves = backup.verified && backup.whole;
-            (serves, backup.completed >= now - window, backup.left_out.is_empty(), backup.completed)
+            (backup.serves(), backup.completed >= now - window, backup.left_out.is_empty(), backup.completed)
         };
         let better = |than: &SafetyBackup| rank(&backup) > rank(than);
         if second_best.as_ref().is_none_or(better) {

@@ -5,6 +5,7 @@
 pub mod asked;
 pub mod rds;
 mod refusal;
+mod safety;
 #[cfg(test)]
 mod tests;
 pub mod thaw;
@@ -16,13 +17,13 @@ use jiff::{SignedDuration, Timestamp};
 use self::asked::{MAX_NAME_BYTES, id_of_previous};
 pub use self::asked::{Options, Restore, Source, Tier};
 pub use self::refusal::Refusal;
+use self::safety::safety_refusal;
+pub use self::safety::{SafetyBackup, left_out};
 use crate::domain::manifest::State;
-use crate::domain::{BackupId, Environment, Manifest, PutAside, TablePattern};
+use crate::domain::{BackupId, Environment, PutAside, TablePattern};
 
 /// Databases of the server itself: nothing is put in their place or into them.
 const RESERVED_DATABASES: [&str; 4] = ["postgres", "template0", "template1", "rdsadmin"];
-/// How far a backup may lie in the future: the clocks of two functions.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// What became of the passkey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,41 +56,6 @@ pub struct TargetServer {
     pub databases: BTreeSet<String>,
     /// Of the databases that restores have put aside.
     pub notes: BTreeMap<String, PutAside>,
-}
-
-/// The newest backup of the target that could serve as a way back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SafetyBackup {
-    pub id: BackupId,
-    pub environment: Environment,
-    pub database: String,
-    pub system_identifier: Option<String>,
-    pub verified: bool,
-    /// All tables were asked for.
-    pub whole: bool,
-    /// Tables that it has not, or not the rows of.
-    pub left_out: Vec<TablePattern>,
-    pub completed: Timestamp,
-}
-
-impl SafetyBackup {
-    pub fn of(manifest: &Manifest) -> Self {
-        Self {
-            id: manifest.timestamp,
-            environment: manifest.environment.clone(),
-            database: manifest.source.database.clone(),
-            system_identifier: manifest.server.system_identifier.clone(),
-            verified: manifest.state == State::Complete && manifest.verified.is_some(),
-            whole: manifest.selection.include.is_empty(),
-            left_out: left_out(manifest).cloned().collect(),
-            completed: manifest.export_complete,
-        }
-    }
-}
-
-/// Patterns of what a backup does not have, or not the rows of.
-pub fn left_out(manifest: &Manifest) -> impl Iterator<Item = &TablePattern> {
-    manifest.selection.exclude.iter().chain(&manifest.selection.exclude_data)
 }
 
 /// Everything that the decision depends on.
@@ -332,59 +298,4 @@ fn database_refusals(restore: &Restore, server: &TargetServer) -> Vec<Refusal> {
         refusals.push(Refusal::NothingToUndo { database: database.clone(), unmarked: unmarked.cloned() });
     }
     refusals
-}
-
-/// What the restore may overwrite and the safety backup does not have. What an undo replaces is put aside whole, and so
-/// is what a swap does, which has to be told that nothing else has it.
-fn lacks<'a>(facts: &Facts, backup: &'a SafetyBackup) -> Option<&'a TablePattern> {
-    if matches!(facts.restore, Restore::Undo { .. }) {
-        return None;
-    }
-    let mut spared: Vec<&TablePattern> = facts.source.manifest().into_iter().flat_map(left_out).collect();
-    if matches!(facts.restore, Restore::Swap { .. }) {
-        spared.extend(&facts.accepts_left_out);
-    }
-    backup.left_out.iter().find(|pattern| !spared.contains(pattern))
-}
-
-fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
-    if !facts.restore.changes_existing_data() {
-        return None;
-    }
-    let database = facts.restore.target();
-    let mut lacking = false;
-    let newest = match &facts.safety_backup {
-        None => "there is none".to_owned(),
-        Some(backup) => {
-            let age = backup.completed.duration_until(facts.now);
-            if backup.environment != facts.environment || backup.database != database {
-                format!("{} is of {} in {}", backup.id, backup.database, backup.environment)
-            } else if server.system_identifier.is_none() || backup.system_identifier != server.system_identifier {
-                format!("{} is of another server", backup.id)
-            } else if !backup.verified {
-                format!("{} is not verified", backup.id)
-            } else if !backup.whole {
-                format!("{} is of chosen tables only", backup.id)
-            } else if let Some(pattern) = lacks(facts, backup) {
-                lacking = true;
-                format!(
-                    "{} leaves out {pattern}, which would be replaced by what the restored backup has of it",
-                    backup.id
-                )
-            } else if age < -CLOCK_TOLERANCE {
-                format!("{} lies in the future", backup.id)
-            } else if age > facts.safety_window {
-                format!("the newest, {}, was complete {} min ago", backup.id, age.as_mins())
-            } else {
-                return None;
-            }
-        }
-    };
-    Some(Refusal::SafetyBackupMissing {
-        mode: facts.restore.mode(),
-        database: database.to_owned(),
-        minutes: facts.safety_window.as_mins(),
-        newest,
-        lacks: lacking,
-    })
 }

@@ -357,6 +357,9 @@ async fn changing_what_is_there_needs_a_recent_backup_of_it() {
     newer["restorable"] = json!(false);
     assert_eq!(found(&newer).await, safety);
     newer["restorable"] = json!(true);
+    newer["server"]["role"] = json!("standby");
+    assert_eq!(found(&newer).await, safety, "a standby may lag behind");
+    newer["server"]["role"] = json!("primary");
     assert_eq!(found(&newer).await, json!(id));
 }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::Manifest;
 use crate::domain::rds::{ServerSettings, Snapshot, SnapshotType};
 use crate::plan::clearance::asked::{
     aside_name, last_previous, new_database_name, previous_name, schema_name, scratch_name, shadow_name,
@@ -104,6 +105,7 @@ fn good(restore: Restore) -> Facts {
             environment: "production".parse().unwrap(),
             database: "shop".into(),
             system_identifier: Some("1".into()),
+            standby: false,
             verified: true,
             whole: true,
             left_out: Vec::new(),
@@ -239,6 +241,7 @@ fn rules() -> Vec<Rule> {
         rule("restore-safety-backup-missing", live, |f| f.safety_backup = None),
         rule("restore-safety-backup-missing", live, |f| edit_safety(f, |s| s.verified = false)),
         rule("restore-safety-backup-missing", live, |f| edit_safety(f, |s| s.whole = false)),
+        rule("restore-safety-backup-missing", live, |f| edit_safety(f, |s| s.standby = true)),
         rule(
             "restore-safety-backup-missing",
             |r| live(r) && !matches!(r, Restore::Undo { .. }),
