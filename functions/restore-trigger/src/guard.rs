@@ -40,6 +40,15 @@ pub struct Guard<'a> {
     pub give_up_at: Instant,
 }
 
+/// What was looked at.
+pub struct Seen {
+    pub restore: Restore,
+    pub source: Source,
+    pub passkey: Passkey,
+    pub server: Option<TargetServer>,
+    pub live_database: String,
+}
+
 impl Guard<'_> {
     /// Looks at the passkey, once it is written down that it is looked at.
     ///
@@ -179,23 +188,17 @@ impl Guard<'_> {
         SignedDuration::from_secs(i64::try_from(self.config.safety_backup_window.as_secs()).unwrap_or(i64::MAX))
     }
 
-    pub fn facts(
-        &self,
-        request: &RestoreRequest,
-        restore: Restore,
-        source: Source,
-        passkey: Passkey,
-        target: Option<TargetServer>,
-        safety_backup: Option<SafetyBackup>,
-    ) -> Facts {
+    pub fn facts(&self, request: &RestoreRequest, seen: &Seen, safety_backup: Option<SafetyBackup>) -> Facts {
         Facts {
-            restore,
+            restore: seen.restore.clone(),
             options: request.options,
-            source,
-            passkey,
+            source: seen.source.clone(),
+            passkey: seen.passkey,
             environment: self.config.environment.clone(),
-            target,
+            target: seen.server.clone(),
             configured_system_identifier: self.config.target_system_identifier.clone(),
+            live_database: seen.live_database.clone(),
+            export_function: self.config.export_function.is_some(),
             safety_backup,
             safety_window: self.safety_window(),
             accepts_left_out: request.accepts_left_out.clone(),

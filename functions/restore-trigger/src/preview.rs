@@ -3,14 +3,14 @@
 use holdfast_shared::domain::{BackupId, Manifest};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::thaw::{Archive, thaw_refusals};
-use holdfast_shared::plan::clearance::{Facts, Passkey, Refusal, Restore, Source, refusals};
+use holdfast_shared::plan::clearance::{Facts, Passkey, Refusal, Restore, Source, export_in_vain, refusals};
 use holdfast_shared::store::read::{ArchiveError, ArchiveSource};
 use holdfast_shared::store::thaw::{Readiness, Stored};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::audit::Problem;
-use crate::guard::{Guard, refusal_fault, restore_of};
+use crate::guard::{Guard, Seen, refusal_fault, restore_of};
 use crate::last_time::{self, LastTime};
 use crate::request::RestoreRequest;
 use crate::thaw::in_words;
@@ -58,7 +58,8 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
         (Some(_), Some(until)) => Passkey::LockedOut { until },
         (Some(_), None) => Passkey::Missing,
     };
-    let facts = guard.facts(request, restore, stand_in, passkey, server, safety);
+    let seen = Seen { restore, source: stand_in, passkey, server, live_database };
+    let facts = guard.facts(request, &seen, safety);
     let archived = stored.as_ref().and_then(Stored::archive);
     let mut refusals = match archived {
         Some(archive) => thaw_refusals(&facts, archive, request.take_safety_backup),
@@ -71,8 +72,7 @@ pub async fn preview(guard: &Guard<'_>, request: &RestoreRequest, id: BackupId) 
         // Told as the fault that came of looking.
         Refusal::TargetUnknown => false,
         // Would be taken.
-        Refusal::SafetyBackupMissing { .. } => !request.take_safety_backup,
-        _ => true,
+        refusal => !(request.take_safety_backup && refusal.is_cured_by_export()),
     });
     faults.extend(refusals.iter().map(refusal_fault));
     let last = match source.as_ref().and_then(Source::manifest) {
@@ -141,12 +141,17 @@ fn answer(
         })),
         "safety_backup": facts.restore.changes_existing_data().then(|| json!({
             "found": facts.safety_backup.as_ref().map(|backup| json!({"id": backup.id, "completed": backup.completed})),
-            "would_be_taken": request.take_safety_backup,
+            "would_be_taken": may_take_backup(request, facts),
         })),
         "last_time": null,
         "estimate": null,
         "warnings": warnings,
     })
+}
+
+/// Whether a safety backup is taken where the newest backup is not recent enough.
+fn may_take_backup(request: &RestoreRequest, facts: &Facts) -> bool {
+    request.take_safety_backup && export_in_vain(facts).is_none()
 }
 
 /// What it takes until the dump can be read.
@@ -231,7 +236,7 @@ fn steps(request: &RestoreRequest, facts: &Facts, source: Option<&Source>) -> Ve
         _ => "compare row counts and fingerprints with the manifest",
     };
     let mut steps = Vec::new();
-    if facts.restore.changes_existing_data() && request.take_safety_backup {
+    if facts.restore.changes_existing_data() && may_take_backup(request, facts) {
         steps.push(format!("back up {} first, unless its newest backup is recent enough", facts.restore.target()));
     }
     match &facts.restore {

@@ -4,7 +4,7 @@ use holdfast_shared::domain::{BackupId, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::clearance::thaw::{APPROVAL_LASTS, Approval, approve};
 use holdfast_shared::plan::clearance::{
-    Clearance, Facts, Passkey, Refusal, Restore, SafetyBackup, Source, TargetServer, clear, passkey_refusal, refusals,
+    Clearance, Passkey, Refusal, Restore, Source, clear, passkey_refusal, refusals,
 };
 use holdfast_shared::postgres::connect::Target;
 use holdfast_shared::secret::Secret;
@@ -18,7 +18,7 @@ use tracing::field::display;
 use crate::audit::{Audit, RecordState, Wait};
 use crate::carry_out::{Context, Ended, carry_out};
 use crate::failure::{Failure, deadline_fault, not_to_be_had};
-use crate::guard::{Guard, refused, restore_of};
+use crate::guard::{Guard, Seen, refused, restore_of};
 use crate::handler::{Answer, CLEANUP_LIMIT, Function, Invocation};
 use crate::pins::{self, HeldPin};
 use crate::rds;
@@ -90,7 +90,7 @@ impl Function {
     /// Everything from the request to its end, or to where it has to wait.
     pub async fn restore(&self, job: &Job<'_>, audit: &mut Audit) -> Result<Answer, Failure> {
         let (wanted, mut lease) = job.in_time(self.find(job, audit)).await?;
-        let result = self.with_lease(wanted, &mut lease, job, audit).await;
+        let result = Box::pin(self.with_lease(wanted, &mut lease, job, audit)).await;
         let released = tokio::time::timeout(CLEANUP_LIMIT, lease.release(&self.store)).await;
         if !matches!(released, Ok(Ok(()))) {
             tracing::info!("the lease was not given back, and will expire");
@@ -176,7 +176,8 @@ impl Function {
         };
         let source = self.pin(found, restore.mode(), pin, job).await?;
         let restore = restore_of(job.request, &source, live_database, server.as_ref(), job.id);
-        let seen = Seen { restore, source, passkey: wanted.passkey, server };
+        let live_database = live_database.clone();
+        let seen = Seen { restore, source, passkey: wanted.passkey, server, live_database };
         self.decide(&guard, job.request, found, seen).await
     }
 
@@ -192,27 +193,25 @@ impl Function {
             Some(dump) => found.stored(dump).await?,
             None => None,
         };
+        let facts = guard.facts(request, &seen, guard.safety_backup(&seen.restore).await?);
         if let (Some(dump), Some(stored)) = (dump, stored)
             && let Some(archive) = stored.archive()
         {
-            let approval = approve(seen.facts(guard, request, None), archive, request.take_safety_backup);
+            let approval = approve(facts, archive, request.take_safety_backup);
             let approval = approval.map_err(|refusals| Failure::Refused(refused(&refusals)))?;
             return Ok(Prepared::Cold { approval, dump, stored });
         }
-        let safety = guard.safety_backup(&seen.restore).await?;
-        let facts = seen.facts(guard, request, safety);
-        let missing = |refusal: &Refusal| matches!(refusal, Refusal::SafetyBackupMissing { .. });
         let against = refusals(&facts);
-        let cleared = if !request.take_safety_backup || against.is_empty() || !against.iter().all(missing) {
-            clear(facts)
-        } else {
-            // Nothing else is against it: worth a backup.
+        let worth_a_backup = !against.is_empty() && against.iter().all(Refusal::is_cured_by_export);
+        let cleared = if request.take_safety_backup && worth_a_backup {
             let taken = guard.take_safety_backup().await?;
             tracing::info!(safety_backup = %taken, "a safety backup was taken");
-            let safety = guard.safety_backup(&seen.restore).await?;
-            clear(seen.facts(guard, request, safety))
+            let facts = guard.facts(request, &seen, guard.safety_backup(&seen.restore).await?);
+            clear(facts).map_err(|refusals| refusals.into_iter().map(Refusal::after_export).collect())
+        } else {
+            clear(facts)
         };
-        cleared.map(Prepared::Cleared).map_err(|refusals| Failure::Refused(refused(&refusals)))
+        cleared.map(Prepared::Cleared).map_err(|refusals: Vec<Refusal>| Failure::Refused(refused(&refusals)))
     }
 
     async fn lease(&self, target: &str, backup_id: BackupId, job: &Job<'_>) -> Result<Lease, Failure> {
@@ -350,20 +349,6 @@ impl Job<'_> {
         if matches!(self.ground, Ground::Passkey(_)) {
             unpin(pin).await;
         }
-    }
-}
-
-/// What was looked at.
-struct Seen {
-    restore: Restore,
-    source: Source,
-    passkey: Passkey,
-    server: Option<TargetServer>,
-}
-
-impl Seen {
-    fn facts(&self, guard: &Guard<'_>, request: &RestoreRequest, safety: Option<SafetyBackup>) -> Facts {
-        guard.facts(request, self.restore.clone(), self.source.clone(), self.passkey, self.server.clone(), safety)
     }
 }
 

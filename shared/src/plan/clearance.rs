@@ -18,7 +18,7 @@ use self::asked::{MAX_NAME_BYTES, id_of_previous};
 pub use self::asked::{Options, Restore, Source, Tier};
 pub use self::refusal::Refusal;
 use self::safety::safety_refusal;
-pub use self::safety::{SafetyBackup, left_out};
+pub use self::safety::{InVain, SafetyBackup, export_in_vain, left_out};
 use crate::domain::manifest::State;
 use crate::domain::{BackupId, Environment, PutAside, TablePattern};
 
@@ -70,6 +70,10 @@ pub struct Facts {
     /// `None` where it was not reached, or is not written to.
     pub target: Option<TargetServer>,
     pub configured_system_identifier: Option<String>,
+    /// The configured database, of which a safety backup is taken on request.
+    pub live_database: String,
+    /// Whether there is a function to take it.
+    pub export_function: bool,
     pub safety_backup: Option<SafetyBackup>,
     /// How old it may be.
     pub safety_window: SignedDuration,

@@ -69,6 +69,8 @@ pub async fn cleared_with(
             ..TargetServer::default()
         }),
         configured_system_identifier: Some(identifier),
+        live_database: "source".to_owned(),
+        export_function: false,
         safety_backup: safety.map(SafetyBackup::of),
         safety_window: SignedDuration::from_mins(5),
         accepts_left_out: Vec::new(),

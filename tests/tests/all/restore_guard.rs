@@ -276,30 +276,6 @@ async fn a_request_runs_once_and_a_target_has_one_restore() {
 }
 
 #[tokio::test]
-async fn a_backup_is_pinned_while_it_is_read_and_tombstones_are_seen_after() {
-    let guarded = Guarded::with(&[("KEY_PREFIX", "test/")]).await;
-    let staging = edited(manifest("staging/", BACKUP), |m| m["environment"] = json!("staging"));
-    guarded.put_manifest("staging/", &staging).await;
-    let request = json!({"backup": "latest@staging", "passkey": PASSKEY});
-    let outcome = guarded.ask_as("pins-1", request.clone()).await;
-    let pin = guarded.json(&format!("staging/pins/{BACKUP}/pins-1.json")).await;
-    assert_eq!(pin["released"], json!(true), "{:#}", outcome.payload);
-    assert_eq!((&pin["backup_id"], &pin["request_id"]), (&json!(BACKUP), &json!("pins-1")));
-    assert!(pin["purpose"].as_str().unwrap().starts_with("restore"), "{pin}");
-    let writes: Vec<String> = guarded.bed.store().requests().iter().map(|request| format!("{request:?}")).collect();
-    let at = |operation: &str, part: &str, from_end: bool| {
-        let found = |line: &String| line.contains(operation) && line.contains(part);
-        if from_end { writes.iter().rposition(found) } else { writes.iter().position(found) }
-    };
-    assert!(at("PutObject", "staging/pins/", false) < at("GetObject", "staging/postgres-exports/metadata/", true));
-
-    let expired = edited(staging, |m| m["state"] = json!("expired"));
-    guarded.put_manifest("staging/", &expired).await;
-    let by_id = json!({"backup": format!("{BACKUP}@staging"), "passkey": PASSKEY});
-    assert_eq!(guarded.refused(by_id).await, "backup-expired");
-}
-
-#[tokio::test]
 async fn changing_what_is_there_needs_a_recent_backup_of_it() {
     let guarded = Guarded::start().await;
     guarded.put_manifest("", &manifest("", BACKUP)).await;
@@ -307,15 +283,33 @@ async fn changing_what_is_there_needs_a_recent_backup_of_it() {
     assert_eq!(guarded.refused(swap.clone()).await, "restore-safety-backup-missing");
     let take = edited(swap.clone(), |swap| swap["take_safety_backup"] = json!(true));
     let outcome = guarded.ask(take.clone()).await;
-    assert_eq!(code(&outcome), "restore-safety-backup-failed", "no export function is configured");
+    assert_eq!(code(&outcome), "restore-safety-backup-missing", "no export function is configured");
+    assert!(
+        outcome.payload["errorMessage"].as_str().unwrap().contains("EXPORT_FUNCTION_NAME"),
+        "{:#}",
+        outcome.payload
+    );
 
     // An export of another database is no way back.
     guarded.register(&[("EXPORT_FUNCTION_NAME", EXPORT)]);
     guarded.bed.cluster.create_database("other").await.unwrap();
     guarded.bed.register_export("other", &[]);
-    assert_eq!(guarded.refused(take.clone()).await, "restore-safety-backup-missing");
+    let outcome = guarded.ask(take.clone()).await;
+    assert_eq!(code(&outcome), "restore-safety-backup-missing");
+    assert!(outcome.payload["errorMessage"].as_str().unwrap().contains("one was taken"), "{:#}", outcome.payload);
     guarded.bed.register_export("shop", &[]);
     let exports = guarded.keys("/metadata/").len();
+    // Nor is one of the configured database where another one would be changed: none is taken.
+    guarded.bed.cluster.create_database("third").await.unwrap();
+    let third = edited(take.clone(), |take| take["target_database"] = json!("third"));
+    assert_eq!(guarded.refused(third.clone()).await, "restore-safety-backup-missing");
+    let plan = guarded.plan(edited(third, |plan| {
+        (plan["mode"], plan["plan_for"]) = (json!("plan"), json!("swap"));
+        plan.as_object_mut().unwrap().remove("passkey");
+    }));
+    let plan = plan.await;
+    assert_eq!(codes(&plan["refusals"]), ["restore-safety-backup-missing"], "{plan:#}");
+    assert_eq!(plan["safety_backup"]["would_be_taken"], json!(false), "{plan:#}");
     // Not for a restore that may not be done anyway.
     let reserved = edited(take.clone(), |take| take["target_database"] = json!("postgres"));
     assert_eq!(guarded.refused(reserved).await, "restore-target-reserved");

@@ -179,3 +179,27 @@ async fn a_target_is_held_while_its_safety_backup_is_taken_and_nothing_is_done_t
     let pin = guarded.json(&format!("pins/{BACKUP}/slow.json")).await;
     assert_eq!(pin["released"], json!(true), "{pin:#}");
 }
+
+#[tokio::test]
+async fn a_backup_is_pinned_while_it_is_read_and_tombstones_are_seen_after() {
+    let guarded = Guarded::with(&[("KEY_PREFIX", "test/")]).await;
+    let staging = edited(manifest("staging/", BACKUP), |m| m["environment"] = json!("staging"));
+    guarded.put_manifest("staging/", &staging).await;
+    let request = json!({"backup": "latest@staging", "passkey": PASSKEY});
+    let outcome = guarded.ask_as("pins-1", request.clone()).await;
+    let pin = guarded.json(&format!("staging/pins/{BACKUP}/pins-1.json")).await;
+    assert_eq!(pin["released"], json!(true), "{:#}", outcome.payload);
+    assert_eq!((&pin["backup_id"], &pin["request_id"]), (&json!(BACKUP), &json!("pins-1")));
+    assert!(pin["purpose"].as_str().unwrap().starts_with("restore"), "{pin}");
+    let writes: Vec<String> = guarded.bed.store().requests().iter().map(|request| format!("{request:?}")).collect();
+    let at = |operation: &str, part: &str, from_end: bool| {
+        let found = |line: &String| line.contains(operation) && line.contains(part);
+        if from_end { writes.iter().rposition(found) } else { writes.iter().position(found) }
+    };
+    assert!(at("PutObject", "staging/pins/", false) < at("GetObject", "staging/postgres-exports/metadata/", true));
+
+    let expired = edited(staging, |m| m["state"] = json!("expired"));
+    guarded.put_manifest("staging/", &expired).await;
+    let by_id = json!({"backup": format!("{BACKUP}@staging"), "passkey": PASSKEY});
+    assert_eq!(guarded.refused(by_id).await, "backup-expired");
+}

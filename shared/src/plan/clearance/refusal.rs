@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::InVain;
 use crate::domain::{BackupId, Environment};
 
 /// Why a restore may not be done.
@@ -67,13 +68,17 @@ pub enum Refusal {
         database: String,
         minutes: i64,
         newest: String,
-        /// It is recent, and does not have what would be replaced.
-        lacks: bool,
+        /// Why none is to be taken; `None`: one can be.
+        in_vain: Option<InVain>,
     },
     #[error(
         "the dump is archived: the restore goes on hours later, when no backup of database {database:?} is recent any more"
     )]
-    ThawWithoutSafetyBackup { database: String },
+    ThawWithoutSafetyBackup {
+        database: String,
+        /// Why none is to be taken then; `None`: one can be.
+        in_vain: Option<InVain>,
+    },
     #[error("a dump in DEEP_ARCHIVE cannot be thawed by tier expedited")]
     TierUnavailable,
     #[error("no RDS instance or cluster is configured as a source")]
@@ -145,6 +150,20 @@ impl Refusal {
         }
     }
 
+    /// Whether a backup taken now takes it away.
+    pub fn is_cured_by_export(&self) -> bool {
+        matches!(self, Self::SafetyBackupMissing { in_vain: None, .. })
+    }
+
+    /// The same when a backup has been taken: another is of no use.
+    #[must_use]
+    pub fn after_export(mut self) -> Self {
+        if let Self::SafetyBackupMissing { in_vain, .. } = &mut self {
+            in_vain.get_or_insert(InVain::Taken);
+        }
+        self
+    }
+
     /// What the operator can do.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -189,12 +208,35 @@ impl Refusal {
             Self::NothingToUndo { .. } => {
                 "mode undo takes back what mode swap did, and goes by the comment that it leaves on the database; rename another one yourself"
             }
-            Self::SafetyBackupMissing { lacks: true, .. } => {
+            Self::SafetyBackupMissing { in_vain: None, .. } => {
+                "run scheduled-export first, or ask with \"take_safety_backup\": true"
+            }
+            Self::SafetyBackupMissing { in_vain: Some(InVain::OtherDatabase), .. } => {
+                "have an export of this very database run first: take_safety_backup backs up the configured one"
+            }
+            Self::SafetyBackupMissing { in_vain: Some(InVain::NoExportFunction), .. } => {
+                "run scheduled-export first, or set EXPORT_FUNCTION_NAME and ask with \"take_safety_backup\": true"
+            }
+            Self::ThawWithoutSafetyBackup { in_vain: None, .. } => {
+                "ask with \"take_safety_backup\": true: it is then taken when the dump has thawed"
+            }
+            Self::ThawWithoutSafetyBackup { in_vain: Some(InVain::OtherDatabase), .. } => {
+                "take_safety_backup backs up the configured database, and nothing else would be recent then: use mode new_database, or tables into a schema"
+            }
+            Self::ThawWithoutSafetyBackup { in_vain: Some(InVain::NoExportFunction), .. } => {
+                "set EXPORT_FUNCTION_NAME and ask with \"take_safety_backup\": true: it is then taken when the dump has thawed"
+            }
+            Self::SafetyBackupMissing { in_vain: Some(InVain::LeavesOut), .. }
+            | Self::ThawWithoutSafetyBackup { in_vain: Some(InVain::LeavesOut), .. } => {
                 "back up without leaving it out; a swap may leave it in the database that is put aside, if accept_left_out names it; tables can go into a schema of their own"
             }
-            Self::SafetyBackupMissing { .. } => "run scheduled-export first, or ask with \"take_safety_backup\": true",
-            Self::ThawWithoutSafetyBackup { .. } => {
-                "ask with \"take_safety_backup\": true: it is then taken when the dump has thawed"
+            Self::SafetyBackupMissing { in_vain: Some(InVain::Standby), .. }
+            | Self::ThawWithoutSafetyBackup { in_vain: Some(InVain::Standby), .. } => {
+                "have scheduled-export read from the primary, run it once, and ask again"
+            }
+            Self::SafetyBackupMissing { in_vain: Some(InVain::Taken), .. }
+            | Self::ThawWithoutSafetyBackup { in_vain: Some(InVain::Taken), .. } => {
+                "one was taken and is none: EXPORT_FUNCTION_NAME has to name an export of all tables of this very database"
             }
             Self::RdsNotConfigured => "set RDS_SOURCE to the instance, or cluster:… for a cluster",
             Self::RdsSourceMissing { .. } => {

@@ -67,12 +67,41 @@ fn lacks<'a>(facts: &Facts, backup: &'a SafetyBackup) -> Option<&'a TablePattern
     backup.left_out.iter().find(|pattern| !spared.contains(pattern))
 }
 
+/// Why a backup taken now would not be one that a restore could go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InVain {
+    /// The newest leaves out what would be replaced, and so will the next.
+    LeavesOut,
+    /// The newest is of a standby, and so will the next be.
+    Standby,
+    /// The export function backs up the configured database, and another one would be changed.
+    OtherDatabase,
+    NoExportFunction,
+    /// One was taken, and is none.
+    Taken,
+}
+
+/// Whether an export can be the way back that `facts.restore` needs, as far as can be seen before; `None`: it can.
+pub fn export_in_vain(facts: &Facts) -> Option<InVain> {
+    let newest = facts.safety_backup.as_ref();
+    if newest.is_some_and(|backup| lacks(facts, backup).is_some()) {
+        Some(InVain::LeavesOut)
+    } else if newest.is_some_and(|backup| backup.standby) {
+        Some(InVain::Standby)
+    } else if facts.restore.target() != facts.live_database {
+        Some(InVain::OtherDatabase)
+    } else if !facts.export_function {
+        Some(InVain::NoExportFunction)
+    } else {
+        None
+    }
+}
+
 pub(super) fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Refusal> {
     if !facts.restore.changes_existing_data() {
         return None;
     }
     let database = facts.restore.target();
-    let mut lacking = false;
     let newest = match &facts.safety_backup {
         None => "there is none".to_owned(),
         Some(backup) => {
@@ -88,7 +117,6 @@ pub(super) fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Ref
             } else if !backup.whole {
                 format!("{} is of chosen tables only", backup.id)
             } else if let Some(pattern) = lacks(facts, backup) {
-                lacking = true;
                 format!(
                     "{} leaves out {pattern}, which would be replaced by what the restored backup has of it",
                     backup.id
@@ -107,6 +135,6 @@ pub(super) fn safety_refusal(facts: &Facts, server: &TargetServer) -> Option<Ref
         database: database.to_owned(),
         minutes: facts.safety_window.as_mins(),
         newest,
-        lacks: lacking,
+        in_vain: export_in_vain(facts),
     })
 }

@@ -100,6 +100,8 @@ fn good(restore: Restore) -> Facts {
             notes: BTreeMap::new(),
         }),
         configured_system_identifier: Some("1".into()),
+        live_database: "shop".into(),
+        export_function: true,
         safety_backup: Some(SafetyBackup {
             id: "20250621-145700".parse().unwrap(),
             environment: "production".parse().unwrap(),
@@ -478,6 +480,46 @@ fn a_dump_that_has_to_be_thawed_is_approved_only_for_what_can_wait() {
         assert_eq!(codes, [Refusal::TierUnavailable]);
         let approval = approve(facts, Archive::Flexible, true).unwrap();
         assert_eq!((approval.expected(), approval.expires()), (SignedDuration::from_mins(5), now() + APPROVAL_LASTS));
+    }
+}
+
+#[test]
+fn a_backup_is_taken_only_where_it_can_be_the_way_back() {
+    use super::thaw::{Archive, approve};
+    type Change = fn(&mut Facts);
+    let lacking: Change = |f| edit_safety(f, |s| s.left_out = vec!["public.logs".parse().unwrap()]);
+    let rows: [(Change, Option<InVain>); 6] = [
+        (|f| f.safety_backup = None, None),
+        (|f| edit_safety(f, |s| s.completed = "2025-06-20T00:00:00Z".parse().unwrap()), None),
+        (|f| f.export_function = false, Some(InVain::NoExportFunction)),
+        (|f| f.live_database = "crm".into(), Some(InVain::OtherDatabase)),
+        (|f| edit_safety(f, |s| s.standby = true), Some(InVain::Standby)),
+        (lacking, Some(InVain::LeavesOut)),
+    ];
+    for restore in restores().into_iter().filter(live) {
+        for (change, expected) in rows {
+            let mut facts = good(restore.clone());
+            change(&mut facts);
+            // What an undo replaces is put aside whole.
+            let undone = matches!(restore, Restore::Undo { .. }) && expected == Some(InVain::LeavesOut);
+            let expected = expected.filter(|_| !undone);
+            assert_eq!(export_in_vain(&facts), expected, "{restore:?}");
+            // A dump is not thawed for what will be refused then.
+            let approved = approve(facts.clone(), Archive::Deep, true);
+            assert_eq!(approved.is_err(), expected.is_some(), "{restore:?} {expected:?}");
+            if let Some(Refusal::ThawWithoutSafetyBackup { in_vain, .. }) =
+                approved.err().and_then(|r| r.first().cloned())
+            {
+                assert_eq!(in_vain, expected);
+            }
+            if expected.is_some_and(|why| why != InVain::LeavesOut && why != InVain::Standby) {
+                facts.safety_backup = None;
+            }
+            let cured: Vec<bool> = refusals(&facts).iter().map(Refusal::is_cured_by_export).collect();
+            assert_eq!(cured, if undone { vec![] } else { vec![expected.is_none()] }, "{restore:?} {expected:?}");
+            let after: Vec<Refusal> = refusals(&facts).into_iter().map(Refusal::after_export).collect();
+            assert!(!after.iter().any(Refusal::is_cured_by_export), "{after:?}");
+        }
     }
 }
 

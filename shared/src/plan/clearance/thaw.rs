@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, Options, Refusal, Restore, Source, Tier, refusals};
+use super::{Facts, Options, Refusal, Restore, Source, Tier, export_in_vain, refusals};
 
 /// How long an approved restore may be waited for: the slowest thaw takes two days.
 pub const APPROVAL_LASTS: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -101,8 +101,12 @@ pub fn approve(facts: Facts, archive: Archive, takes_safety_backup: bool) -> Res
 pub fn thaw_refusals(facts: &Facts, archive: Archive, takes_safety_backup: bool) -> Vec<Refusal> {
     let mut refusals = refusals(facts);
     refusals.retain(|refusal| !matches!(refusal, Refusal::SafetyBackupMissing { .. }));
-    if facts.restore.changes_existing_data() && !takes_safety_backup {
-        refusals.push(Refusal::ThawWithoutSafetyBackup { database: facts.restore.target().to_owned() });
+    if facts.restore.changes_existing_data() {
+        let in_vain = export_in_vain(facts);
+        if !takes_safety_backup || in_vain.is_some() {
+            let database = facts.restore.target().to_owned();
+            refusals.push(Refusal::ThawWithoutSafetyBackup { database, in_vain });
+        }
     }
     if archive.thaws_within(facts.options.tier).is_none() {
         refusals.push(Refusal::TierUnavailable);
