@@ -1,4 +1,6 @@
-//! Tells what became of an invocation: the error in the log, metrics of the environment, and what people are told.
+//! Tells what became of an invocation: the error in the log, metrics, and what people are told.
+//!
+//! Each metric has the app's name for a dimension: two deployments of one environment would hide each other's missing backups.
 
 use serde_json::{Value, json};
 
@@ -26,7 +28,20 @@ impl Reporter {
 
     /// Emits metrics of the environment.
     pub fn measure(&self, metrics: &[(&str, Unit, f64)], properties: &[(&str, Value)]) {
-        emit_metrics(&[("Environment", self.environment.as_str())], metrics, properties);
+        emit_metrics(&[("App", &self.app_name), ("Environment", self.environment.as_str())], metrics, properties);
+    }
+
+    /// Emits metrics of one database; retention looks after those of other environments as well.
+    pub fn measure_database(
+        &self,
+        environment: &Environment,
+        database: &str,
+        metrics: &[(&str, Unit, f64)],
+        properties: &[(&str, Value)],
+    ) {
+        let dimensions =
+            [("App", self.app_name.as_str()), ("Environment", environment.as_str()), ("Database", database)];
+        emit_metrics(&dimensions, metrics, properties);
     }
 
     /// One more of them, in the environment.

@@ -65,7 +65,7 @@ pub fn emf_line(dimensions: &[(&str, &str)], metrics: &[(&str, Unit, f64)], prop
 }
 
 /// Writes metrics where Lambda forwards them to CloudWatch.
-pub fn emit_metrics(dimensions: &[(&str, &str)], metrics: &[(&str, Unit, f64)], properties: &[(&str, Value)]) {
+pub(crate) fn emit_metrics(dimensions: &[(&str, &str)], metrics: &[(&str, Unit, f64)], properties: &[(&str, Value)]) {
     println!("{}", emf_line(dimensions, metrics, properties));
 }
 

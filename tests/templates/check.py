@@ -288,7 +288,7 @@ def _widget(old, new):
 
 def _emits(name):
     def change(project):
-        project.metrics = {**project.metrics, name: {("Environment",)}}
+        project.metrics = {**project.metrics, name: {("App", "Environment")}}
 
     return change
 
@@ -377,6 +377,7 @@ SEEDS = [
     Seed("an odd period", "alarm-period", lambda p: _properties(p, ALARMS, "ScheduledExportErrors").update(Period=90)),
     Seed("missing data taken for a backup", "dead-man", lambda p: _properties(p, ALARMS, "BackupMissing").update(TreatMissingData="notBreaching")),
     Seed("the missed backup starts nothing", "dead-man", _another_topic_in_the_alarm),
+    Seed("another deployment's backups count", "dead-man", lambda p: _properties(p, ALARMS, "BackupMissing")["Dimensions"].pop(0)),
     Seed("no permission for the alarm", "dead-man", lambda p: p.templates[ALARMS]["Resources"].pop("BackupMissingMayStartTheExport")),
     Seed("a tiny disk", "limits", _small_disk),
     Seed("a timeout over 15 minutes", "limits", lambda p: _export(p).update(Timeout=901)),

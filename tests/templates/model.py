@@ -13,6 +13,8 @@ import yaml
 ROOT = "template.yaml"
 # Names of that form in the functions' sources that are something else: an alarm's.
 NOT_METRICS = {"BackupMissing"}
+# Of what the methods of shared/src/report.rs emit.
+DIMENSIONS = {"measure": ("App", "Environment"), "measure_database": ("App", "Environment", "Database")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -174,19 +176,13 @@ def emitted_metrics(directory: Path) -> dict[str, set[tuple[str, ...]]]:
     for source in sorted((directory / "functions").glob("*/src/**/*.rs")):
         text = source.read_text().split("#[cfg(test)]")[0]
         spelt = set(re.findall(r'"((?:Backup|Restore|Retention|Export|Snapshot)(?:[A-Z][a-z]+)+)"', text)) - NOT_METRICS
-        for call in text.split("emit_metrics(")[1:]:
-            lists = re.match(r"\s*&\[(.*?)\],\s*&\[(.*?)\],\s*&\[", call, re.DOTALL)
-            if not lists:
-                continue
-            dimensions = tuple(re.findall(r'\("(\w+)",', lists[1]))
-            for metric in re.findall(r'\("(\w+)", Unit::', lists[2]):
-                found.setdefault(metric, set()).add(dimensions)
-        # What the reporter measures has the environment for its only dimension.
-        for call in text.split(".measure(")[1:]:
-            for metric in re.findall(r'\("(\w+)", Unit::', call.split("],\n")[0]):
-                found.setdefault(metric, set()).add(("Environment",))
+        for method, dimensions in DIMENSIONS.items():
+            for call in text.split(f".{method}(")[1:]:
+                for metric in re.findall(r'\("(\w+)", Unit::', call.split("],\n")[0]):
+                    found.setdefault(metric, set()).add(dimensions)
+        # Counted, or named to be.
         for metric in spelt - set(found):
-            found.setdefault(metric, set()).add(("Environment",))
+            found.setdefault(metric, set()).add(DIMENSIONS["measure"])
     return found
 
 

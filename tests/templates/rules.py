@@ -10,7 +10,7 @@ import costs
 import lifecycle
 import secrecy
 from expressions import schedule_problem, time_zone_problem
-from model import ROOT, Finding, branches, listed, statements
+from model import DIMENSIONS, ROOT, Finding, branches, listed, statements
 from rights import DENIED, LAMBDA_ITSELF, OBJECTS, OTHER_ROLES, RIGHTS, WITHOUT_RESOURCE
 
 FUNCTION = "AWS::Serverless::Function"
@@ -364,8 +364,8 @@ def a_missing_backup_is_noticed(project):
             yield Finding("dead-man", where, "no data is what it watches for: TreatMissingData must be breaching")
         if (properties.get("Statistic"), properties.get("ComparisonOperator"), properties.get("Threshold")) != ("Sum", "LessThanThreshold", 1):
             yield Finding("dead-man", where, "does not compare Sum < 1")
-        if [d["Name"] for d in properties.get("Dimensions", [])] != ["Environment", "Database"]:
-            yield Finding("dead-man", where, "the metric's dimensions are Environment and Database")
+        if [d["Name"] for d in properties.get("Dimensions", [])] != list(DIMENSIONS["measure_database"]):
+            yield Finding("dead-man", where, "the metric's dimensions are App, Environment and Database: another deployment's backups would count")
         targets = {project.resolve(path, action) for action in properties.get("AlarmActions", [])}
         functions = {(p, n) for p, n, _ in project.resources(FUNCTION)}
         topics = {(p, n) for p, n, _ in project.resources("AWS::SNS::Topic")}

@@ -7,8 +7,9 @@ use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::{Clearance, Restore};
 use holdfast_shared::postgres::connect::Target;
 use holdfast_shared::rds::Rds;
+use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
-use holdfast_shared::telemetry::{Unit, emit_metrics};
+use holdfast_shared::telemetry::Unit;
 use restore_trigger::engine::Engine;
 use serde_json::{Value, json};
 
@@ -26,6 +27,7 @@ const MAINTENANCE_WORK_MEM_MB: u64 = 256;
 pub struct Context<'a> {
     pub config: &'a RestoreConfig,
     pub aws: &'a aws_config::SdkConfig,
+    pub reporter: &'a Reporter,
     /// From the function's own prefix: records and imports.
     pub store: &'a Store,
     /// From the prefix of the source's environment: the dump.
@@ -72,8 +74,9 @@ pub async fn carry_out(context: Context<'_>, clearance: Clearance) -> Result<End
         last_time::remember(context.store, &context.config.environment, mode, manifest, &receipt).await;
     }
     if let Some(database) = whole.filter(|_| is_drill).map(|manifest| manifest.source.database) {
-        emit_metrics(
-            &[("Environment", context.config.environment.as_str()), ("Database", &database)],
+        context.reporter.measure_database(
+            &context.config.environment,
+            &database,
             &[
                 ("RestoreDrillSucceeded", Unit::Count, 1.0),
                 ("RestoreDrillSeconds", Unit::Seconds, receipt.seconds.total),

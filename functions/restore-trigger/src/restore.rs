@@ -280,6 +280,7 @@ impl Function {
                 let context = Context {
                     config: &self.config,
                     aws: &self.aws,
+                    reporter: &self.reporter,
                     store: &self.store,
                     source_store: &source_store,
                     target: target.as_ref(),

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use holdfast_shared::config::RetentionConfig;
-use holdfast_shared::domain::{BackupId, ObjectKey};
+use holdfast_shared::domain::{BackupId, Environment, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::retention::{BlockKind, Circumstances, Expiry, Plan, Refusal, plan, plan_deletion};
 use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
 use holdfast_shared::store::lease::Acquired;
-use holdfast_shared::telemetry::{Unit, emit_metrics};
+use holdfast_shared::telemetry::Unit;
 use jiff::Timestamp;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
@@ -242,12 +242,12 @@ impl Function {
             kept: usize,
             blocked: usize,
         }
-        let mut counts: BTreeMap<(&str, &str), Counts> = BTreeMap::new();
+        let mut counts: BTreeMap<(&Environment, &str), Counts> = BTreeMap::new();
         for expiry in plan.resume.iter().chain(&plan.expire).filter(|e| outcome.expired.binary_search(&e.id).is_ok()) {
-            counts.entry((expiry.environment.as_str(), &expiry.database)).or_default().expired += 1;
+            counts.entry((&expiry.environment, expiry.database.as_str())).or_default().expired += 1;
         }
         for kept in &plan.keep {
-            counts.entry((kept.environment.as_str(), &kept.database)).or_default().kept += 1;
+            counts.entry((&kept.environment, kept.database.as_str())).or_default().kept += 1;
         }
         for block in &plan.blocks {
             tracing::warn!(
@@ -257,11 +257,12 @@ impl Function {
                 detail = block.detail,
                 "nothing of this database expires"
             );
-            counts.entry((block.environment.as_str(), &block.database)).or_default().blocked = 1;
+            counts.entry((&block.environment, block.database.as_str())).or_default().blocked = 1;
         }
         for ((environment, database), counts) in counts {
-            emit_metrics(
-                &[("Environment", environment), ("Database", database)],
+            self.reporter.measure_database(
+                environment,
+                database,
                 &[
                     ("RetentionExpired", Unit::Count, counts.expired as f64),
                     ("RetentionKept", Unit::Count, counts.kept as f64),

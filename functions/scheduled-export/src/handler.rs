@@ -13,7 +13,7 @@ use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
 use holdfast_shared::store::lease::{Lease, UploadRecord};
 use holdfast_shared::store::upload::Upload;
-use holdfast_shared::telemetry::{Unit, emit_metrics};
+use holdfast_shared::telemetry::Unit;
 use jiff::Timestamp;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
@@ -249,8 +249,9 @@ impl Function {
         let (rows, bytes) = (manifest.rows(), manifest.bytes());
         let stored: u64 = manifest.artifacts.values().map(|artifact| artifact.size_bytes).sum();
         let seconds = manifest.durations_seconds.total;
-        emit_metrics(
-            &[("Environment", manifest.environment.as_str()), ("Database", &manifest.source.database)],
+        self.reporter.measure_database(
+            &manifest.environment,
+            &manifest.source.database,
             &[
                 ("BackupSucceeded", Unit::Count, 1.0),
                 ("BackupDurationSeconds", Unit::Seconds, seconds),

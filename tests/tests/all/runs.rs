@@ -323,9 +323,9 @@ async fn receipt_logs_and_metrics_say_what_was_done_and_no_secret() {
     let definition = &metric["_aws"]["CloudWatchMetrics"][0];
     assert_eq!(
         (&definition["Namespace"], &definition["Dimensions"]),
-        (&json!("Holdfast"), &json!([["Environment", "Database"]]))
+        (&json!("Holdfast"), &json!([["App", "Environment", "Database"]]))
     );
-    assert_eq!((&metric["Environment"], &metric["Database"]), (&json!("test"), &json!("shop")));
+    assert_eq!([&metric["App"], &metric["Environment"], &metric["Database"]], ["holdfast", "test", "shop"]);
     let named: Vec<&str> =
         definition["Metrics"].as_array().unwrap().iter().map(|m| m["Name"].as_str().unwrap()).collect();
     assert_eq!(named, ["BackupSucceeded", "BackupDurationSeconds", "BackupBytes", "BackupRows"]);
