@@ -28,6 +28,7 @@ pub enum Unit {
     Count,
     Seconds,
     Bytes,
+    None,
 }
 
 impl Unit {
@@ -36,6 +37,7 @@ impl Unit {
             Self::Count => "Count",
             Self::Seconds => "Seconds",
             Self::Bytes => "Bytes",
+            Self::None => "None",
         }
     }
 }

@@ -178,7 +178,7 @@ def emitted_metrics(directory: Path) -> dict[str, set[tuple[str, ...]]]:
         spelt = set(re.findall(r'"((?:Backup|Restore|Retention|Export|Snapshot)(?:[A-Z][a-z]+)+)"', text)) - NOT_METRICS
         for method, dimensions in DIMENSIONS.items():
             for call in text.split(f".{method}(")[1:]:
-                for metric in re.findall(r'\("(\w+)", Unit::', call.split("],\n")[0]):
+                for metric in re.findall(r'\("(\w+)", Unit::', call.split("],")[0]):
                     found.setdefault(metric, set()).add(dimensions)
         # Counted, or named to be.
         for metric in spelt - set(found):

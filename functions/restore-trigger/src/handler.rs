@@ -5,9 +5,11 @@ use std::time::{Duration, Instant, SystemTime};
 use holdfast_shared::config::RestoreConfig;
 use holdfast_shared::domain::BackupId;
 use holdfast_shared::fault::Fault;
+use holdfast_shared::postgres::credentials;
 use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
 use holdfast_shared::store::claim::event_digest;
+use holdfast_shared::telemetry::Unit;
 use jiff::Timestamp;
 use lambda_runtime::LambdaEvent;
 use serde_json::{Value, json};
@@ -17,6 +19,7 @@ use tracing::field::Empty;
 use crate::audit::{self, Audit, Opened, Problem, Record, RecordState};
 use crate::failure::{Failure, answered, deadline_fault, in_progress, interrupted};
 use crate::guard::Guard;
+use crate::last_time;
 use crate::preview::preview;
 use crate::request::{Asked, RestoreRequest, understand};
 use crate::restore::{Ground, Job};
@@ -199,6 +202,29 @@ impl Function {
         self.reporter.count("RestoreWaiting", &[]);
         tracing::info!(%receipt, "the restore is allowed, and waits");
         self.reporter.success("restore waits", &format!("{receipt:#}")).await;
+    }
+
+    /// How long ago a drill proved a backup, told by every poll: alarms look back for a week at most, within which a weekly drill
+    /// that is a minute late, or an hour when clocks change, has not happened.
+    pub async fn report_last_drill(&self, now: Timestamp) {
+        let looking = async {
+            let database = match &self.config.database.name {
+                Some(name) => name.clone(),
+                None => credentials::resolve(&self.config.database, &self.aws).await?.database,
+            };
+            let last = last_time::of_database(&self.store, &self.config.environment, &database).await?;
+            Ok::<_, Fault>((database, last.and_then(|last| last.drilled)))
+        };
+        match looking.await {
+            Ok((database, Some(drilled))) => self.reporter.measure_database(
+                &self.config.environment,
+                &database,
+                &[("RestoreDrillAgeHours", Unit::None, now.duration_since(drilled).as_secs_f64() / 3_600.0)],
+                &[],
+            ),
+            Ok((_, None)) => {}
+            Err(fault) => tracing::warn!(code = fault.code, error = %fault, "when the last drill was is not known"),
+        }
     }
 
     pub async fn report_failure(&self, failure: &Failure) {

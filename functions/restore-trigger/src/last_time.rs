@@ -1,4 +1,4 @@
-//! How long the last whole restore of a database took: what a plan says of the next one.
+//! How long the last whole restore of a database took: what a plan says of the next one; and when a drill last proved one.
 
 use holdfast_shared::domain::{BackupId, Environment, Manifest, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
@@ -8,6 +8,8 @@ use holdfast_shared::store::{PutOutcome, Store};
 use jiff::Timestamp;
 use restore_trigger::engine::{Receipt, Seconds};
 use serde::{Deserialize, Serialize};
+
+use crate::request::Mode;
 
 const CONTEST_ROUNDS: usize = 3;
 
@@ -22,6 +24,9 @@ pub struct LastTime {
     /// Of row text, as manifests count it.
     pub bytes: u64,
     pub seconds: Seconds,
+    /// When a drill last proved a backup. Later restores of other modes leave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drilled: Option<Timestamp>,
 }
 
 impl LastTime {
@@ -39,25 +44,28 @@ pub fn is_whole(restore: &Restore) -> bool {
 
 /// Writes it down; a restore that cannot is complete all the same.
 pub async fn remember(store: &Store, environment: &Environment, mode: &str, manifest: &Manifest, receipt: &Receipt) {
+    let at = Timestamp::now();
     let last = LastTime {
-        at: Timestamp::now(),
+        at,
         mode: mode.to_owned(),
         backup_id: manifest.timestamp,
         rows: receipt.rows,
         bytes: receipt.bytes,
         seconds: receipt.seconds,
+        drilled: (mode == Mode::Verify.as_str()).then_some(at),
     };
-    if let Err(fault) = write(store, &key(environment, manifest), &last).await {
+    if let Err(fault) = write(store, &key(environment, &manifest.source.database), last).await {
         tracing::warn!(problem = chain(&fault), "how long this restore took is not written down");
     }
 }
 
-async fn write(store: &Store, key: &ObjectKey, last: &LastTime) -> Result<(), Fault> {
-    let body = serde_json::to_vec_pretty(last).map_err(|error| Fault::from_error("internal", &error))?;
+async fn write(store: &Store, key: &ObjectKey, mut last: LastTime) -> Result<(), Fault> {
     for _ in 0..CONTEST_ROUNDS {
         let present = store.get(key).await?;
+        last.drilled = last.drilled.or_else(|| present.as_ref().and_then(|(body, _)| read(body)?.drilled));
+        let body = serde_json::to_vec_pretty(&last).map_err(|error| Fault::from_error("internal", &error))?;
         let condition = present.as_ref().map_or(Condition::Absent, |(_, etag)| Condition::Etag(etag));
-        if let PutOutcome::Written { .. } = store.put_if(key, body.clone().into(), condition).await? {
+        if let PutOutcome::Written { .. } = store.put_if(key, body.into(), condition).await? {
             return Ok(());
         }
     }
@@ -69,12 +77,24 @@ async fn write(store: &Store, key: &ObjectKey, last: &LastTime) -> Result<(), Fa
 /// # Errors
 /// The store does not answer.
 pub async fn of(store: &Store, environment: &Environment, manifest: &Manifest) -> Result<Option<LastTime>, Fault> {
-    let Some((body, _)) = store.get(&key(environment, manifest)).await? else { return Ok(None) };
-    Ok(serde_json::from_slice(&body).ok())
+    of_database(store, environment, &manifest.source.database).await
 }
 
-fn key(environment: &Environment, manifest: &Manifest) -> ObjectKey {
-    ObjectKey::RestoreTimings { environment: environment.clone(), database: manifest.source.database.clone() }
+/// The same by the database's name.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn of_database(store: &Store, environment: &Environment, database: &str) -> Result<Option<LastTime>, Fault> {
+    let Some((body, _)) = store.get(&key(environment, database)).await? else { return Ok(None) };
+    Ok(read(&body))
+}
+
+fn read(body: &[u8]) -> Option<LastTime> {
+    serde_json::from_slice(body).ok()
+}
+
+fn key(environment: &Environment, database: &str) -> ObjectKey {
+    ObjectKey::RestoreTimings { environment: environment.clone(), database: database.to_owned() }
 }
 
 #[cfg(test)]
@@ -90,6 +110,7 @@ mod tests {
             rows: 1,
             bytes,
             seconds: Seconds { total, ..Seconds::default() },
+            drilled: None,
         };
         assert_eq!(last(1_000, 10.0).scaled_to(3_000), 30.0);
         assert_eq!(last(0, 10.0).scaled_to(3_000), 10.0);

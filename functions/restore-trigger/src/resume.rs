@@ -101,6 +101,9 @@ impl Function {
     /// Looks at every restore that waits, and does one of those whose time has come: each needs the invocation's time
     /// for itself. The others have their own event, and the next poll.
     pub async fn resume(&self, call: &Call, invocation: &Invocation) -> Result<Value, Failure> {
+        if *call == Call::Poll {
+            self.report_last_drill(invocation.now).await;
+        }
         let (mut done, mut waiting, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for entry in waiting::list(&self.store, &self.config.environment).await? {
             let id = entry.request_id.clone();

@@ -126,7 +126,7 @@ impl Function {
             tracing::info!(reason, "the lease was not given back, and will expire");
         }
         let manifest = attempt?;
-        self.report_success(&manifest).await;
+        self.report_success(&manifest, request.selection == self.config.selection).await;
         Ok(receipt(&manifest, false))
     }
 
@@ -245,21 +245,34 @@ impl Function {
         committing.commit(&carried, &upload).await
     }
 
-    async fn report_success(&self, manifest: &Manifest) {
+    /// `whole`: the backup has what the deployment is there to back up. One of fewer tables is no answer to whether that is done, nor is
+    /// its size to whether something is missing.
+    async fn report_success(&self, manifest: &Manifest, whole: bool) {
         let (rows, bytes) = (manifest.rows(), manifest.bytes());
         let stored: u64 = manifest.artifacts.values().map(|artifact| artifact.size_bytes).sum();
         let seconds = manifest.durations_seconds.total;
-        self.reporter.measure_database(
-            &manifest.environment,
-            &manifest.source.database,
-            &[
-                ("BackupSucceeded", Unit::Count, 1.0),
-                ("BackupDurationSeconds", Unit::Seconds, seconds),
-                ("BackupBytes", Unit::Bytes, stored as f64),
-                ("BackupRows", Unit::Count, rows as f64),
-            ],
-            &[("backup_id", json!(manifest.timestamp))],
-        );
+        let (environment, database) = (&manifest.environment, &manifest.source.database);
+        let properties = [("backup_id", json!(manifest.timestamp))];
+        if whole {
+            self.reporter.measure_database(
+                environment,
+                database,
+                &[
+                    ("BackupSucceeded", Unit::Count, 1.0),
+                    ("BackupDurationSeconds", Unit::Seconds, seconds),
+                    ("BackupBytes", Unit::Bytes, stored as f64),
+                    ("BackupRows", Unit::Count, rows as f64),
+                ],
+                &properties,
+            );
+        } else {
+            self.reporter.measure_database(
+                environment,
+                database,
+                &[("BackupOfFewerTables", Unit::Count, 1.0)],
+                &properties,
+            );
+        }
         tracing::info!(rows, text_bytes = bytes, stored_bytes = stored, seconds, "backup complete");
         let what = format!("backup {} complete", manifest.timestamp);
         self.reporter.success(&what, &format!("{:#}", receipt(manifest, false))).await;

@@ -7,7 +7,7 @@ use holdfast_local::lambda::{InvokeOptions, InvokeOutcome};
 use holdfast_local::proxy::{Proxy, ProxyOptions};
 use serde_json::{Value, json};
 
-use crate::guarded::{Guarded, PASSKEY, RESTORE, code};
+use crate::guarded::{Guarded, PASSKEY, RESTORE, code, edited};
 
 const DATABASES: &str = "SELECT datname::text, datconnlimit, shobj_description(oid, 'pg_database') FROM pg_database
                           WHERE datname NOT LIKE 'template%' AND datname <> 'postgres' ORDER BY 1";
@@ -92,6 +92,16 @@ impl Scene {
             lease["expires"] = json!("2020-01-01T00:00:00Z");
             self.guarded.put(&key, lease.to_string()).await;
         }
+    }
+
+    /// What a poll tells the alarm.
+    async fn drill_age_hours(&self) -> f64 {
+        let poll = self.guarded.ask(json!({"mode": "resume"})).await;
+        assert!(!poll.is_error(), "{:#}", poll.payload);
+        let mut lines = poll.log.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let line = lines.find(|line| line["RestoreDrillAgeHours"].is_number()).expect("the poll told no age");
+        assert_eq!([&line["App"], &line["Environment"], &line["Database"]], ["holdfast", "test", "shop"]);
+        line["RestoreDrillAgeHours"].as_f64().unwrap()
     }
 
     /// Names, connection limits and comments of databases.
@@ -244,6 +254,14 @@ async fn every_mode_works_through_the_function_and_is_written_down() {
     assert_eq!(manifest["verified"]["by"], "restore-drill");
 
     let made = scene.succeeds("new_database", &json!({})).await;
+    // Each poll says how long ago the drill was, whatever was restored since.
+    let timings = "restores/timings/test/shop.json";
+    assert_eq!(scene.guarded.json(timings).await["mode"], "new_database");
+    assert!((0.0..0.2).contains(&scene.drill_age_hours().await));
+    let nine_days_ago = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(216)).to_string();
+    let edit = edited(scene.guarded.json(timings).await, |last| last["drilled"] = json!(nine_days_ago));
+    scene.guarded.put(timings, edit.to_string()).await;
+    assert!((216.0..216.2).contains(&scene.drill_age_hours().await));
     let copy = made["database"].as_str().unwrap().to_owned();
     let new = scene.contents(&copy).await;
     assert_ne!(new, old);

@@ -83,6 +83,23 @@ async fn by_configuration_and_by_request() {
     assert!(warnings.contains("app.gone") && warnings.contains("*.tmp_*"), "{warnings}");
     assert_eq!(receipt["tables"], 8);
 
+    // Which of them counts as the deployment's backup: not one of fewer tables, whoever asked for it.
+    let counted = async |payload: Value| {
+        let outcome = bed.invoke(payload).await;
+        assert!(!outcome.is_error(), "{:#}", outcome.payload);
+        let log = outcome.log.join("\n");
+        (
+            log.contains("\"BackupSucceeded\":1.0"),
+            log.contains("\"BackupOfFewerTables\":1.0"),
+            log.contains("BackupBytes"),
+        )
+    };
+    assert_eq!(counted(json!({"tables": ["app.users"]})).await, (false, true, false));
+    assert_eq!(counted(json!({"exclude_data": ["log.*"]})).await, (false, true, false));
+    bed.register_export("source", &[("INCLUDE_TABLES", "app.users, log.*")]);
+    assert_eq!(counted(json!({})).await, (true, false, true));
+    assert_eq!(counted(json!({"tables": ["app.users"]})).await, (false, true, false));
+
     // Configured; a request adds to what is left out.
     let settings = [("EXCLUDE_TABLES", "log.events_*, app.Users"), ("EXCLUDE_TABLE_DATA", "app.users")];
     bed.register_export("source", &settings);
