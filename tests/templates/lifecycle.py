@@ -103,4 +103,23 @@ def one_owner_deletes(project):
             yield Finding("prefix-owner", "shared/src/domain/object_key.rs", f"{folder} has no owner in tests/templates/prefixes.py")
 
 
-RULES = [the_lifecycle_is_the_documented_one, s3_takes_the_lifecycle, one_owner_deletes]
+def a_failed_copy_is_told(project):
+    """S3 tells of a copy that failed only where its rule has metrics, and never over EventBridge."""
+    parameters = {"ReplicaBucketArn": "arn:copy"}
+    bucket = rendered(project, parameters)[STORAGE]["Bucket"]["Properties"]
+    for entry in bucket["ReplicationConfiguration"]["Rules"]:
+        if entry["Destination"].get("Metrics", {}).get("Status") != "Enabled":
+            yield Finding("replication", STORAGE, f"{entry['Id']}: without Metrics S3 tells of no failure")
+    told = [entry for entry in bucket["NotificationConfiguration"].get("TopicConfigurations", []) if entry["Event"] == "s3:Replication:OperationFailedReplication"]
+    publishers = {
+        service
+        for _, _, policy in project.resources("AWS::SNS::TopicPolicy")
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if statement["Effect"] == "Allow"
+        for service in [statement["Principal"].get("Service")]
+    }
+    if not told or "s3.amazonaws.com" not in publishers:
+        yield Finding("replication", STORAGE, "nobody hears of copies that failed")
+
+
+RULES = [a_failed_copy_is_told, the_lifecycle_is_the_documented_one, s3_takes_the_lifecycle, one_owner_deletes]
