@@ -2,7 +2,7 @@
 
 use holdfast_shared::domain::BackupId;
 use holdfast_shared::fault::Fault;
-use holdfast_shared::plan::clearance::{Clearance, Restore, Source};
+use holdfast_shared::plan::clearance::{Clearance, Restore, Source, passed_over};
 use restore_trigger::engine::Receipt;
 use serde_json::{Value, json};
 
@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 pub struct About {
     restore: Restore,
     source: Value,
+    /// Beside those of the receipt.
+    notes: Vec<String>,
     safety_backup: Option<BackupId>,
     keep_previous_days: Option<u32>,
 }
@@ -26,9 +28,11 @@ impl About {
                 _ => json!({}),
             },
         };
+        let notes = clearance.target().and_then(|server| passed_over(clearance.restore(), server));
         Self {
             restore: clearance.restore().clone(),
             source,
+            notes: notes.into_iter().collect(),
             safety_backup: clearance.safety_backup(),
             keep_previous_days: clearance.options().keep_previous_days,
         }
@@ -36,6 +40,7 @@ impl About {
 
     pub fn answer(&self, receipt: &Receipt) -> Result<Value, Fault> {
         let mut answer = json!({"status": "complete", "mode": self.restore.mode()});
+        let receipt = Receipt { notes: [receipt.notes.as_slice(), &self.notes].concat(), ..receipt.clone() };
         let mut done = serde_json::to_value(receipt).map_err(|error| Fault::from_error("internal", &error))?;
         if let (Restore::Undo { .. }, Some(done)) = (&self.restore, done.as_object_mut()) {
             // Two names were changed, and nothing was read or loaded.

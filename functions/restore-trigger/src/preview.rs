@@ -3,7 +3,9 @@
 use holdfast_shared::domain::{BackupId, Manifest};
 use holdfast_shared::fault::Fault;
 use holdfast_shared::plan::clearance::thaw::{Archive, thaw_refusals};
-use holdfast_shared::plan::clearance::{Facts, Passkey, Refusal, Restore, Source, export_in_vain, refusals};
+use holdfast_shared::plan::clearance::{
+    Facts, Passkey, Refusal, Restore, Source, export_in_vain, passed_over, refusals,
+};
 use holdfast_shared::store::read::{ArchiveError, ArchiveSource};
 use holdfast_shared::store::thaw::{Readiness, Stored};
 use jiff::Timestamp;
@@ -119,6 +121,7 @@ fn answer(
 ) -> Value {
     let manifest = source.and_then(Source::manifest);
     warnings.extend(manifest.map(|manifest| notices(manifest, facts)).unwrap_or_default());
+    warnings.extend(facts.target.as_ref().and_then(|server| passed_over(&facts.restore, server)));
     json!({
         "status": "planned",
         "mode": "plan",

@@ -20,6 +20,7 @@ pub use self::refusal::Refusal;
 use self::safety::safety_refusal;
 pub use self::safety::{InVain, SafetyBackup, export_in_vain, left_out};
 use crate::domain::manifest::State;
+use crate::domain::put_aside::Exchange;
 use crate::domain::{BackupId, Environment, PutAside, TablePattern};
 
 /// Databases of the server itself: nothing is put in their place or into them.
@@ -56,6 +57,21 @@ pub struct TargetServer {
     pub databases: BTreeSet<String>,
     /// Of the databases that restores have put aside.
     pub notes: BTreeMap<String, PutAside>,
+}
+
+impl TargetServer {
+    /// A database that has the name of one that a swap of `database` has put aside, and not the note.
+    fn unmarked(&self, database: &str) -> Option<&String> {
+        let marked = |name: &str| self.notes.get(name).is_some_and(|note| note.by == Exchange::Replaced);
+        self.databases.iter().rfind(|name| id_of_previous(database, name).is_some() && !marked(name))
+    }
+}
+
+/// What an undo does not bring back, though it has such a name: whoever wants that one should know.
+pub fn passed_over(restore: &Restore, server: &TargetServer) -> Option<String> {
+    let Restore::Undo { database, previous: Some(_), .. } = restore else { return None };
+    let name = server.unmarked(database)?;
+    Some(format!("{name} does not come back: its comment does not say that a swap has put it aside"))
 }
 
 /// Everything that the decision depends on.
@@ -298,8 +314,8 @@ fn database_refusals(restore: &Restore, server: &TargetServer) -> Vec<Refusal> {
     if let Restore::Undo { database, previous, .. } = restore
         && previous.as_ref().is_none_or(|previous| !server.databases.contains(previous))
     {
-        let unmarked = server.databases.iter().rfind(|name| id_of_previous(database, name).is_some());
-        refusals.push(Refusal::NothingToUndo { database: database.clone(), unmarked: unmarked.cloned() });
+        let unmarked = server.unmarked(database).cloned();
+        refusals.push(Refusal::NothingToUndo { database: database.clone(), unmarked });
     }
     refusals
 }

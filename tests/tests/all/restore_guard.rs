@@ -222,60 +222,6 @@ async fn the_server_has_to_be_the_configured_one_of_this_environment() {
 }
 
 #[tokio::test]
-async fn a_request_runs_once_and_a_target_has_one_restore() {
-    let guarded = Guarded::start().await;
-    guarded.put_manifest("", &manifest("", BACKUP)).await;
-    let plan = json!({"mode": "plan", "backup": BACKUP});
-    assert_eq!(guarded.ask_as("plan-1", plan.clone()).await.payload["duplicate"], Value::Null);
-    assert_eq!(guarded.ask_as("plan-1", plan).await.payload["duplicate"], json!(true));
-
-    let wrong = json!({"backup": BACKUP, "passkey": "wrong passkey 1"});
-    assert_eq!(code(&guarded.ask_as("wrong-1", wrong.clone()).await), "restore-passkey-rejected");
-    let again = guarded.ask_as("wrong-1", wrong).await;
-    assert_eq!(code(&again), "restore-already-answered");
-    assert!(
-        again.payload["errorMessage"].as_str().unwrap().contains("restore-passkey-rejected"),
-        "{:#}",
-        again.payload
-    );
-    assert!(!again.log.join("\n").contains("RestoreRefused"), "counted once");
-    assert_eq!(guarded.secrets.reads(), 1);
-
-    // One that is running, one that died, and one that died yesterday.
-    let key = guarded.keys("wrong-1.json").remove(0);
-    let template = guarded.json(&key).await;
-    let running = |id: &str, until: &str| {
-        edited(template.clone(), |record| {
-            record["request_id"] = json!(id);
-            record["state"] = json!("running");
-            record["running_until"] = json!(until);
-            record["problems"] = json!([]);
-        })
-        .to_string()
-    };
-    let right = json!({"backup": BACKUP, "passkey": PASSKEY});
-    guarded.put(&key.replace("wrong-1", "alive"), running("alive", "2999-01-01T00:00:00Z")).await;
-    assert_eq!(code(&guarded.ask_as("alive", right.clone()).await), "restore-in-progress");
-    guarded.put(&key.replace("wrong-1", "dead"), running("dead", "2025-01-01T00:00:00Z")).await;
-    guarded.ask_as("dead", right.clone()).await;
-    let record = guarded.record("dead").await;
-    assert_eq!((&record["attempt"], record["cleared"].is_object()), (&json!(2), true), "{record:#}");
-    let yesterday = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().yesterday().unwrap();
-    guarded.put(&format!("restores/{yesterday}/late.json"), running("late", "2999-01-01T00:00:00Z")).await;
-    assert_eq!(code(&guarded.ask_as("late", right.clone()).await), "restore-in-progress");
-
-    let held = json!({"state": "held", "backup_id": BACKUP, "event_key": "restore:other", "request_id": "other",
-                      "since": "2025-06-21T14:30:00Z", "expires": "2999-01-01T00:00:00Z"});
-    let lease = guarded.keys(&format!("restores/leases/test/shop_{BACKUP}.json")).remove(0);
-    assert_eq!(guarded.json(&lease).await["state"], json!("released"));
-    guarded.put(&lease, held.to_string()).await;
-    let busy = guarded.ask(right).await;
-    assert_eq!(code(&busy), "restore-target-busy");
-    assert!(busy.payload["errorMessage"].as_str().unwrap().contains("request other"), "{:#}", busy.payload);
-    guarded.passes(json!({"backup": BACKUP, "passkey": PASSKEY, "target_database": "another"})).await;
-}
-
-#[tokio::test]
 async fn changing_what_is_there_needs_a_recent_backup_of_it() {
     let guarded = Guarded::start().await;
     guarded.put_manifest("", &manifest("", BACKUP)).await;

@@ -348,6 +348,9 @@ async fn what_may_have_been_done_is_not_done_again() {
     let record = scene.guarded.record(&request_id).await;
     assert_eq!((&record["state"], &record["attempt"]), (&json!("failed"), &json!(2)));
     assert_eq!(record["cleared"]["restore"]["mode"], "undo", "{record:#}");
+    let plan = scene.guarded.plan(json!({"mode": "plan", "plan_for": "undo"})).await;
+    assert_eq!(plan["restore"]["previous"], "shop_before_20200101-000000", "{plan:#}");
+    assert!(plan["warnings"].to_string().contains("shop_before_29990101-000000 does not come back"), "{plan:#}");
 
     let tables = scene.request("tables", &json!({"tables": ["orders"], "into": "original"}));
     let request_id = scene.killed_at(tables.clone(), ("COMMIT", 1, true)).await;

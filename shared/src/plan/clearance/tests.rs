@@ -1,10 +1,14 @@
+mod safety;
+mod servers;
+mod undo;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::domain::Manifest;
 use crate::domain::rds::{ServerSettings, Snapshot, SnapshotType};
 use crate::plan::clearance::asked::{
-    aside_name, last_previous, new_database_name, previous_name, schema_name, scratch_name, shadow_name,
+    aside_name, new_database_name, previous_name, schema_name, scratch_name, shadow_name,
 };
 
 fn id() -> BackupId {
@@ -268,59 +272,6 @@ fn codes(facts: Facts) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_safety_backup_may_lack_what_the_restore_cannot_touch() {
-    for restore in restores().into_iter().filter(|restore| matches!(restore, Restore::TablesInPlace { .. })) {
-        let mut facts = good(restore);
-        edit_safety(&mut facts, |safety| safety.left_out = vec!["public.logs".parse().unwrap()]);
-        if let Source::Backup(manifest) = &mut facts.source {
-            manifest.selection.exclude = vec!["public.logs".parse().unwrap()];
-        }
-        assert_eq!(codes(facts), [] as [&str; 0]);
-    }
-}
-
-#[test]
-fn a_swap_may_leave_in_the_old_database_what_the_request_names() {
-    let patterns = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect::<Vec<TablePattern>>();
-    let swaps: Vec<Restore> = restores().into_iter().filter(|r| matches!(r, Restore::Swap { .. })).collect();
-    let partial = "restore-backup-partial";
-    let unsafe_ = "restore-safety-backup-missing";
-    // What the backup leaves out, what the safety backup does, what the request accepts.
-    for (backup, safety, accepted, expected) in [
-        (&["a.logs"][..], &["a.logs"][..], &["a.logs"][..], &[][..]),
-        (&["a.logs"], &["a.logs"], &[], &[partial]),
-        (&["a.logs", "a.jobs"], &[], &["a.logs"], &[partial]),
-        (&["a.logs"], &[], &["a.*"], &[partial]),
-        // Left out only since the backup: what is replaced is nowhere but in the database put aside.
-        (&[], &["a.logs"], &["a.logs"], &[]),
-        (&[], &["a.logs", "a.jobs"], &["a.logs"], &[unsafe_]),
-    ] {
-        for restore in &swaps {
-            let mut facts = good(restore.clone());
-            edit_manifest(&mut facts, |manifest| manifest.selection.exclude_data = patterns(backup));
-            edit_safety(&mut facts, |found| found.left_out = patterns(safety));
-            facts.accepts_left_out = patterns(accepted);
-            assert_eq!(codes(facts), expected, "{backup:?} {safety:?} {accepted:?}");
-        }
-    }
-    for restore in restores().into_iter().filter(live) {
-        let (swap, in_place) =
-            (matches!(restore, Restore::Swap { .. }), matches!(restore, Restore::TablesInPlace { .. }));
-        let mut facts = good(restore);
-        // A backup of chosen tables is swapped in by no word, and rows in place are overwritten.
-        edit_manifest(&mut facts, |manifest| manifest.selection.include = patterns(&["a.logs"]));
-        edit_safety(&mut facts, |found| found.left_out = patterns(&["a.jobs"]));
-        facts.accepts_left_out = patterns(&["a.logs", "a.jobs"]);
-        let expected: &[&str] = match (swap, in_place) {
-            (true, _) => &[partial],
-            (_, true) => &[unsafe_],
-            _ => &[],
-        };
-        assert_eq!(codes(facts), expected);
-    }
-}
-
-#[test]
 fn what_no_rule_is_against_may_be_done() {
     for restore in restores() {
         let clearance = clear(good(restore.clone())).unwrap();
@@ -378,47 +329,6 @@ fn another_environments_backup_may_come_from_anywhere_but_the_target() {
 }
 
 #[test]
-fn the_database_that_a_swap_has_put_aside_last_is_the_one_that_comes_back() {
-    use crate::domain::put_aside::Exchange::{Replaced, Undone};
-    // Older backups were swapped in later.
-    let notes: BTreeMap<String, PutAside> = [
-        ("shop_before_20250601-020000", Replaced, "2025-06-01T12:00:00Z"),
-        ("shop_before_20250530-020000", Replaced, "2025-06-21T12:00:00Z"),
-        ("shop_before_20250529-020000", Replaced, "2025-06-21T12:00:00Z"),
-        ("shop_before_20250602-020000", Undone, "2025-06-22T12:00:00Z"),
-        ("shop_before_x", Replaced, "2025-06-22T12:00:00Z"),
-        ("shop_undone_20250601-020000", Undone, "2025-06-22T12:00:00Z"),
-        ("shopper_before_20250622-020000", Replaced, "2025-06-22T12:00:00Z"),
-    ]
-    .map(|(name, by, at)| {
-        (name.to_owned(), PutAside { by, by_backup: None, at: at.parse().unwrap(), keep_until: None })
-    })
-    .into();
-    let last = last_previous("shop", &notes).unwrap();
-    assert_eq!((last.name.as_str(), last.id), ("shop_before_20250530-020000", "20250530-020000".parse().unwrap()));
-    assert_eq!(last_previous("other", &notes), None);
-}
-
-#[test]
-fn a_database_without_a_note_does_not_come_back_and_is_named() {
-    let undo = |previous: Option<&str>| {
-        let mut facts = good(restores()[4].clone());
-        edit_target(&mut facts, |target| {
-            target.databases.extend(["shop_before_x", "shopper_before_20250622-020000"].map(str::to_owned));
-            target.databases.remove("shop_before_20250620-020000");
-            target.databases.extend(previous.map(str::to_owned));
-        });
-        facts.restore =
-            Restore::Undo { database: "shop".into(), previous: None, put_aside: None, aside: aside_name("shop", id()) };
-        refusals(&facts).iter().map(|refusal| format!("{}: {refusal}", refusal.code())).collect::<Vec<_>>()
-    };
-    let nothing = "restore-nothing-to-undo: no swap has put a database \"shop\" aside";
-    assert_eq!(undo(None), [nothing]);
-    let unmarked = format!("{nothing}; \"shop_before_20250620-020000\" has no note that says so");
-    assert_eq!(undo(Some("shop_before_20250620-020000")), [unmarked]);
-}
-
-#[test]
 fn a_refusal_says_what_to_do_and_quotes_no_more_than_names() {
     for restore in restores() {
         for rule in rules().iter().filter(|rule| (rule.applies)(&restore)) {
@@ -459,128 +369,5 @@ proptest! {
         }
         let must_refuse = !broken.is_empty() || stale;
         prop_assert_eq!(clear(facts).is_err(), must_refuse);
-    }
-}
-
-#[test]
-fn a_dump_that_has_to_be_thawed_is_approved_only_for_what_can_wait() {
-    use super::thaw::{APPROVAL_LASTS, Archive, approve, thaw_refusals};
-    for restore in restores() {
-        let changes = restore.changes_existing_data();
-        let mut facts = good(restore);
-        // It would be hours old when the restore goes on.
-        facts.safety_backup = None;
-        let codes =
-            |archive, takes| thaw_refusals(&facts, archive, takes).iter().map(Refusal::code).collect::<Vec<_>>();
-        let expected: &[&str] = if changes { &["restore-thaw-without-safety-backup"] } else { &[] };
-        assert_eq!(codes(Archive::Flexible, false), expected, "{:?}", facts.restore);
-        assert_eq!(codes(Archive::Deep, true), [""; 0]);
-        facts.options.tier = Tier::Expedited;
-        let codes = thaw_refusals(&facts, Archive::Deep, true);
-        assert_eq!(codes, [Refusal::TierUnavailable]);
-        let approval = approve(facts, Archive::Flexible, true).unwrap();
-        assert_eq!((approval.expected(), approval.expires()), (SignedDuration::from_mins(5), now() + APPROVAL_LASTS));
-    }
-}
-
-#[test]
-fn a_backup_is_taken_only_where_it_can_be_the_way_back() {
-    use super::thaw::{Archive, approve};
-    type Change = fn(&mut Facts);
-    let lacking: Change = |f| edit_safety(f, |s| s.left_out = vec!["public.logs".parse().unwrap()]);
-    let rows: [(Change, Option<InVain>); 6] = [
-        (|f| f.safety_backup = None, None),
-        (|f| edit_safety(f, |s| s.completed = "2025-06-20T00:00:00Z".parse().unwrap()), None),
-        (|f| f.export_function = false, Some(InVain::NoExportFunction)),
-        (|f| f.live_database = "crm".into(), Some(InVain::OtherDatabase)),
-        (|f| edit_safety(f, |s| s.standby = true), Some(InVain::Standby)),
-        (lacking, Some(InVain::LeavesOut)),
-    ];
-    for restore in restores().into_iter().filter(live) {
-        for (change, expected) in rows {
-            let mut facts = good(restore.clone());
-            change(&mut facts);
-            // What an undo replaces is put aside whole.
-            let undone = matches!(restore, Restore::Undo { .. }) && expected == Some(InVain::LeavesOut);
-            let expected = expected.filter(|_| !undone);
-            assert_eq!(export_in_vain(&facts), expected, "{restore:?}");
-            // A dump is not thawed for what will be refused then.
-            let approved = approve(facts.clone(), Archive::Deep, true);
-            assert_eq!(approved.is_err(), expected.is_some(), "{restore:?} {expected:?}");
-            if let Some(Refusal::ThawWithoutSafetyBackup { in_vain, .. }) =
-                approved.err().and_then(|r| r.first().cloned())
-            {
-                assert_eq!(in_vain, expected);
-            }
-            if expected.is_some_and(|why| why != InVain::LeavesOut && why != InVain::Standby) {
-                facts.safety_backup = None;
-            }
-            let cured: Vec<bool> = refusals(&facts).iter().map(Refusal::is_cured_by_export).collect();
-            assert_eq!(cured, if undone { vec![] } else { vec![expected.is_none()] }, "{restore:?} {expected:?}");
-            let after: Vec<Refusal> = refusals(&facts).into_iter().map(Refusal::after_export).collect();
-            assert!(!after.iter().any(Refusal::is_cured_by_export), "{after:?}");
-        }
-    }
-}
-
-#[test]
-fn an_approval_opens_until_it_expires() {
-    for restore in restores() {
-        let with = |until: Timestamp| Facts { passkey: Passkey::Approved { until }, ..good(restore.clone()) };
-        assert_eq!(refusals(&with(now())), []);
-        let until = now() - SignedDuration::from_secs(1);
-        assert_eq!(refusals(&with(until)), [Refusal::ApprovalExpired { until }]);
-    }
-}
-
-#[test]
-fn a_new_server_is_made_only_of_the_configured_ones_snapshots_and_logs() {
-    use super::rds::{RdsSource, Wanted};
-    type Change = fn(&mut RdsSource);
-    let from_snapshot = || Restore::RdsSnapshot { snapshot: Some("x".into()), instance: "shop-2".into() };
-    let at = |text: &str| Restore::RdsPointInTime { moment: Some(text.parse().unwrap()), instance: "shop-2".into() };
-    let named = |name: &str| Restore::RdsSnapshot { snapshot: None, instance: name.into() };
-    let placed = |s: &mut RdsSource| {
-        s.server = None;
-        s.wanted =
-            Wanted { subnet_group: Some("private".into()), security_groups: vec!["sg-9".into()], ..Wanted::default() };
-    };
-    let rows: Vec<(Restore, Change, &[&str])> = vec![
-        (from_snapshot(), |_| {}, &[]),
-        (from_snapshot(), |s| s.configured = None, &["restore-rds-not-configured"]),
-        (from_snapshot(), |s| s.snapshot = None, &["restore-rds-snapshot-unknown"]),
-        (from_snapshot(), |s| s.foreign_arn = Some("arn".into()), &["restore-rds-snapshot-foreign"]),
-        (from_snapshot(), |s| s.configured = Some("other".parse().unwrap()), &["restore-rds-snapshot-foreign"]),
-        (
-            from_snapshot(),
-            |s| s.configured = Some("cluster:shop".parse().unwrap()),
-            &["restore-rds-snapshot-foreign", "restore-rds-class-unknown"],
-        ),
-        (
-            from_snapshot(),
-            |s| s.snapshot.as_mut().unwrap().status = "creating".into(),
-            &["restore-rds-snapshot-not-available"],
-        ),
-        (from_snapshot(), |s| s.taken = Some("shop2".into()), &["restore-rds-target-exists"]),
-        (from_snapshot(), |s| s.server = None, &["restore-rds-source-missing"]),
-        (from_snapshot(), placed, &[]),
-        (at("2025-06-20T00:00:00Z"), placed, &["restore-rds-source-missing"]),
-        (at("2025-06-20T00:00:00Z"), |_| {}, &[]),
-        (at("2025-06-21T14:55:01Z"), |_| {}, &["restore-rds-moment-outside"]),
-        (at("2025-06-13T23:59:59Z"), |_| {}, &["restore-rds-moment-outside"]),
-        (
-            Restore::RdsPointInTime { moment: None, instance: "shop-2".into() },
-            |s| s.server.as_mut().unwrap().latest_restorable = None,
-            &["restore-rds-moment-outside"],
-        ),
-        (named("shop_2"), |_| {}, &["restore-name-invalid"]),
-        (named(&"a".repeat(62)), |_| {}, &["restore-name-invalid"]),
-    ];
-    for (restore, change, expected) in rows {
-        let mut source = rds_source();
-        change(&mut source);
-        let facts = Facts { source: rds(source), ..good(restore) };
-        let codes: Vec<&str> = refusals(&facts).iter().map(Refusal::code).collect();
-        assert_eq!(codes, expected, "{:?} {:?}", facts.restore, facts.source);
     }
 }
