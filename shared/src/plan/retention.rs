@@ -111,18 +111,22 @@ pub fn plan(catalog: &Catalog, policy: &Policy, circumstances: &Circumstances<'_
         let safe = record.forced
             || group.is_some_and(|group| !group.restorable || !group.protected.is_empty())
                 && blocked.get(&(&record.environment, record.database.as_str())).is_some_and(BTreeSet::is_empty);
-        match (pins.get(&record.id), &record.problem) {
-            (None, None) if safe => plan.resume.push(expiry(
+        let stays = match (pins.get(&record.id), &record.problem) {
+            (Some(by), _) => Some(by.as_str()),
+            (None, _) if record.hold => Some("hold"),
+            (None, Some(problem)) => Some(problem.as_str()),
+            (None, None) => (!safe).then_some("nothing of this database may be deleted"),
+        };
+        match stays {
+            None => plan.resume.push(expiry(
                 record,
                 record.unfinished.clone(),
                 !record.is_live(),
                 "expired by an earlier run".to_owned(),
             )),
-            (pinned, _) => plan.warnings.push(format!(
-                "backup {} is expired, and its data stays for now: {}",
-                record.id,
-                pinned.map_or("nothing of this database may be deleted", String::as_str)
-            )),
+            Some(why) => {
+                plan.warnings.push(format!("backup {} is expired, and its data stays for now: {why}", record.id));
+            }
         }
     }
     let looked_at = |environment: &Environment| {

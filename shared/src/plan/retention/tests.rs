@@ -310,6 +310,26 @@ fn what_was_begun_is_finished_unless_it_is_the_last_there_is() {
     assert_eq!(pinned.plan().resume.len(), 0);
 }
 
+/// Somebody wants it kept after all: a tombstone, and a backup of which one kind has expired.
+#[test]
+fn a_hold_stops_what_was_begun() {
+    let mut gone = day(1);
+    gone.state = State::Expired;
+    gone.unfinished = std::mem::take(&mut gone.artifacts);
+    let mut partly = day(2);
+    let artifact = |kind: ArtifactKind| Artifact { kind, key: format!("{}.{kind}", partly.id), size_bytes: 1 };
+    partly.unfinished = vec![artifact(ArtifactKind::Transformed)];
+    let mut given = Given::new(LAST_TWO, vec![gone, partly, day(3)]);
+    assert_eq!(given.plan().resume.len(), 2);
+    given.records[..2].iter_mut().for_each(|record| record.hold = true);
+    let plan = given.plan();
+    assert_eq!(plan.resume, []);
+    let told = |id: BackupId| format!("backup {id} is expired, and its data stays for now: hold");
+    assert_eq!(plan.warnings, [told(day(2).id), told(day(1).id)]);
+    given.records[0].forced = true;
+    assert_eq!(given.plan().resume, []);
+}
+
 #[test]
 fn a_deletion_by_hand_meets_the_same_guards() {
     type Change = fn(&mut Given);
@@ -656,6 +676,8 @@ fn check(given: &mut Given, other_environment: &Environment, number: u64) -> Res
     for resumed in &first.resume {
         let pinned = given.pins.iter().any(|pin| pin.backup_id == resumed.id && pin.is_active(given.now));
         require(!pinned, "a pinned backup's deletion goes on")?;
+        let held = originals.iter().any(|record| record.id == resumed.id && record.hold);
+        require(!held, "a held backup's deletion goes on")?;
     }
 
     if first.expire.is_empty() && first.resume.is_empty() {
