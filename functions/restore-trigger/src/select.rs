@@ -4,7 +4,7 @@
 
 mod newest;
 
-use holdfast_shared::domain::manifest::{ManifestError, State};
+use holdfast_shared::domain::manifest::{ManifestError, State, is_of_chosen_tables};
 use holdfast_shared::domain::{BackupId, Environment, ImportName, Manifest, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::clearance::{SafetyBackup, Source};
@@ -94,7 +94,7 @@ pub async fn backup(
                     }
                     continue;
                 }
-                if manifest.verified.is_some() && !is_of_chosen_tables(&manifest) {
+                if manifest.verified.is_some() && !is_partial(&manifest) {
                     let warnings = newest.warnings;
                     return Ok(Found { source: Source::Backup(Box::new(manifest)), store, warnings });
                 }
@@ -140,12 +140,10 @@ impl Asked<'_> {
     }
 }
 
-/// A backup of chosen tables is not what anybody means by the latest one, unless they are all that the deployment
-/// backs up: what a schedule or an alarm starts takes its tables from the configuration.
-fn is_of_chosen_tables(manifest: &Manifest) -> bool {
-    let of = format!("{}/{} ", manifest.environment, manifest.source.database);
-    let event = manifest.event_key.strip_prefix(&of).unwrap_or_default();
-    !manifest.selection.include.is_empty() && !event.starts_with("schedule:") && !event.starts_with("alarm:")
+/// It is not what anybody means by the latest one.
+fn is_partial(manifest: &Manifest) -> bool {
+    let chooses = !manifest.selection.include.is_empty();
+    is_of_chosen_tables(chooses, &manifest.event_key, &manifest.environment, &manifest.source.database)
 }
 
 /// One manifest, by its id.

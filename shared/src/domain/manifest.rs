@@ -115,6 +115,17 @@ pub struct Selection {
     pub exclude_data: Vec<TablePattern>,
 }
 
+/// What a schedule or an alarm starts takes its tables from the deployment's configuration.
+pub fn is_as_configured(event_key: &str, environment: &Environment, database: &str) -> bool {
+    let event = event_key.strip_prefix(&format!("{environment}/{database} ")).unwrap_or_default();
+    event.starts_with("schedule:") || event.starts_with("alarm:")
+}
+
+/// A backup of chosen tables stands for no other, unless they are all that the deployment backs up.
+pub fn is_of_chosen_tables(chooses: bool, event_key: &str, environment: &Environment, database: &str) -> bool {
+    chooses && !is_as_configured(event_key, environment, database)
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub schema: String,

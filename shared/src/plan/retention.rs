@@ -207,14 +207,18 @@ fn groups<'a>(catalog: &'a Catalog, circumstances: &'a Circumstances<'_>) -> Vec
         let has_dump = |record: &&&Record| record.artifacts.iter().any(|a| a.kind == ArtifactKind::Dump);
         // One that is dated in the future stays as well, and does not stand in for the newest before now.
         let past = |record: &&&Record| record.id.timestamp() <= circumstances.now;
-        // Nor does one whose data is gone from the bucket, or one of a few tables for one of all of them.
+        // Nor does one whose data is gone from the bucket, or one of a few tables for one of all of them, or of all that
+        // the deployment backs up: with tables left out by its settings no backup is whole.
         let there = |record: &&&Record| record.is_there();
+        let stands_in = |record: &&&Record| there(record) && past(record);
         let protected = [
             records.iter().find(verified),
             records.iter().filter(verified).find(has_dump),
             records.iter().filter(verified).find(past),
             records.iter().filter(verified).find(there),
-            records.iter().filter(verified).filter(there).find(|record| record.whole && past(record)),
+            records.iter().filter(verified).filter(stands_in).find(|record| record.whole),
+            records.iter().filter(verified).filter(stands_in).find(|record| record.as_configured),
+            records.iter().filter(verified).filter(stands_in).find(|record| !record.of_chosen_tables),
         ];
         Group {
             environment,

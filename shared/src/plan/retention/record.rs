@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use crate::domain::manifest::{LargeObjects, MANIFEST_VERSION, State, Verified};
+use crate::domain::manifest::{LargeObjects, MANIFEST_VERSION, State, Verified, is_as_configured, is_of_chosen_tables};
 use crate::domain::{ArtifactKey, ArtifactKind, BackupId, Environment, KeyPrefix};
 
 /// One backup, as its manifest describes it.
@@ -26,6 +26,10 @@ pub struct Record {
     pub restorable: bool,
     /// Of the whole database: no tables were chosen or left out.
     pub whole: bool,
+    /// Of tables that the deployment's configuration chooses, whichever these are.
+    pub as_configured: bool,
+    /// Of chosen tables only, and not by configuration.
+    pub of_chosen_tables: bool,
     /// Listed, and not there as they were written. The manifest does not know: who looks at the bucket sets it.
     pub missing: Vec<ArtifactKind>,
     /// What is there.
@@ -76,6 +80,7 @@ struct Document {
     environment: Environment,
     source: DocumentSource,
     purpose: String,
+    event_key: Option<String>,
     #[serde(default)]
     hold: bool,
     restorable: Option<bool>,
@@ -175,8 +180,12 @@ impl Record {
             tables,
             selection: document.selection.to_string(),
         };
+        let event = document.event_key.unwrap_or_default();
+        let chooses = !has_only(&document.selection, &["exclude", "exclude_data"]);
         Ok(Self {
             id,
+            as_configured: is_as_configured(&event, &document.environment, &database),
+            of_chosen_tables: is_of_chosen_tables(chooses, &event, &document.environment, &database),
             environment: document.environment,
             database,
             purpose: document.purpose,
@@ -184,7 +193,7 @@ impl Record {
             hold: document.hold,
             verified: document.verified.is_some(),
             restorable: document.restorable.unwrap_or(true),
-            whole: chooses_nothing(&document.selection),
+            whole: has_only(&document.selection, &[]),
             missing: Vec::new(),
             artifacts,
             unfinished,
@@ -211,10 +220,13 @@ impl Record {
     }
 }
 
-fn chooses_nothing(selection: &Value) -> bool {
+/// No other list of the selection names anything.
+fn has_only(selection: &Value, lists: &[&str]) -> bool {
     match selection {
         Value::Null => true,
-        Value::Object(lists) => lists.values().all(|list| list.as_array().is_some_and(Vec::is_empty)),
+        Value::Object(all) => {
+            all.iter().all(|(name, list)| lists.contains(&name.as_str()) || list.as_array().is_some_and(Vec::is_empty))
+        }
         _ => false,
     }
 }
@@ -288,18 +300,33 @@ mod tests {
 
     #[test]
     fn chosen_tables_are_not_the_whole_database() {
-        for (selection, whole) in [
-            (Value::Null, true),
-            (json!({}), true),
-            (json!({"include": [], "exclude": []}), true),
-            (json!({"include": ["public.a"]}), false),
-            (json!({"exclude_data": ["log_*"]}), false),
-            (json!("public.a"), false),
-            (json!({"sample": 0.1}), false),
+        for (selection, whole, chosen) in [
+            (Value::Null, true, false),
+            (json!({}), true, false),
+            (json!({"include": [], "exclude": []}), true, false),
+            (json!({"include": ["public.a"]}), false, true),
+            (json!({"exclude_data": ["log_*"]}), false, false),
+            (json!({"exclude": ["log_*"], "include": []}), false, false),
+            (json!("public.a"), false, true),
+            (json!({"sample": 0.1}), false, true),
         ] {
-            let mut document = document();
-            document["selection"] = selection.clone();
-            assert_eq!(read(&document).unwrap().whole, whole, "{selection}");
+            for (event, configured) in [
+                (json!("production/shop schedule:arn:2025-06-21T14:30:00Z"), true),
+                (json!("production/shop alarm:arn:2025-06-21T14:30:00Z"), true),
+                (json!("production/shop request:schedule:1"), false),
+                (json!("staging/shop schedule:arn:2025-06-21T14:30:00Z"), false),
+                (json!("schedule:"), false),
+                (Value::Null, false),
+            ] {
+                let mut document = document();
+                (document["selection"], document["event_key"]) = (selection.clone(), event.clone());
+                let record = read(&document).unwrap();
+                assert_eq!(
+                    (record.whole, record.as_configured, record.of_chosen_tables),
+                    (whole, configured, chosen && !configured),
+                    "{selection} {event}"
+                );
+            }
         }
     }
 

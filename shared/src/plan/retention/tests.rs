@@ -32,6 +32,8 @@ fn backup(id: BackupId) -> Record {
         verified: true,
         restorable: true,
         whole: true,
+        as_configured: false,
+        of_chosen_tables: false,
         missing: Vec::new(),
         artifacts: vec![artifact(ArtifactKind::Dump)],
         unfinished: Vec::new(),
@@ -107,7 +109,7 @@ const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
 #[test]
 fn each_guard_keeps_what_it_guards() {
     type Change = fn(&mut Given);
-    let rows: [(&str, Change, &[&str]); 17] = [
+    let rows: [(&str, Change, &[&str]); 20] = [
         ("nothing special", |_| {}, &["01", "02", "03"]),
         ("on hold", |g| g.records[1].hold = true, &["01", "03"]),
         ("pinned", |g| g.pins = vec![pin(g.records[0].id)], &["02", "03"]),
@@ -126,11 +128,35 @@ fn each_guard_keeps_what_it_guards() {
         ),
         ("the newest's data is gone", |g| g.records[2..].iter_mut().for_each(|r| r.missing = r.kinds()), &["01", "03"]),
         ("no data is left anywhere", |g| g.records.iter_mut().for_each(|r| r.missing = r.kinds()), &["01", "02", "03"]),
-        ("the newest are of a few tables", |g| g.records[1..].iter_mut().for_each(|r| r.whole = false), &["02", "03"]),
+        ("the newest are of a few tables", |g| g.records[1..].iter_mut().for_each(by_hand), &["02", "03"]),
+        (
+            "of a deployment that leaves tables out, the newest are of a few",
+            |g| {
+                g.records.iter_mut().for_each(nightly);
+                g.records[2..].iter_mut().for_each(by_hand);
+            },
+            &["01", "03"],
+        ),
+        (
+            "of one that is exported by hand only",
+            |g| {
+                g.records.iter_mut().for_each(|r| r.whole = false);
+                g.records[2..].iter_mut().for_each(by_hand);
+            },
+            &["01", "03"],
+        ),
+        (
+            "by hand more is left out than by the settings",
+            |g| {
+                g.records[..2].iter_mut().for_each(nightly);
+                g.records[2..].iter_mut().for_each(|r| r.whole = false);
+            },
+            &["01", "03"],
+        ),
         (
             "the newest whole one's data is gone",
             |g| {
-                g.records[2..].iter_mut().for_each(|r| r.whole = false);
+                g.records[2..].iter_mut().for_each(by_hand);
                 g.records[1].missing = g.records[1].kinds();
             },
             &["02", "03"],
@@ -152,6 +178,16 @@ fn each_guard_keeps_what_it_guards() {
         change(&mut given);
         assert_eq!(expired(&given.plan()), expected, "{what}");
     }
+}
+
+/// Some tables, chosen by a request.
+fn by_hand(record: &mut Record) {
+    (record.whole, record.as_configured, record.of_chosen_tables) = (false, false, true);
+}
+
+/// What a schedule makes where the settings leave tables out.
+fn nightly(record: &mut Record) {
+    (record.whole, record.as_configured, record.of_chosen_tables) = (false, true, false);
 }
 
 fn pin(backup_id: BackupId) -> Pin {
@@ -511,11 +547,14 @@ impl Pool {
         let spread = random.pick(&[3_600, 86_400, 86_400 * 9, 86_400 * 100]);
         let databases = random.pick(&[1_u64, 2, 4]);
         let environments = random.pick(&[1_u64, 2, 3]);
+        // The deployment's settings leave tables out, so that nothing is whole.
+        let leaves_out = random.one_in(3);
         let mut second = epoch;
         let mut records = Vec::new();
         for _ in 0..random.below(11) {
             second -= random.below(spread) as i64 + 1;
-            records.push(self.record(&mut random, second, &NAMES[..databases as usize], environments as usize));
+            let places = (&NAMES[..databases as usize], environments as usize);
+            records.push(self.record(&mut random, second, places, leaves_out));
         }
         let mut now = epoch;
         match random.below(8) {
@@ -544,14 +583,26 @@ impl Pool {
         }
     }
 
-    fn record(&self, random: &mut Random, second: i64, names: &[&str], environments: usize) -> Record {
+    fn record(
+        &self,
+        random: &mut Random,
+        second: i64,
+        (names, environments): (&[&str], usize),
+        leaves_out: bool,
+    ) -> Record {
         let mut record = backup(BackupId::from_timestamp(Timestamp::from_second(second).unwrap()));
         record.environment = random.pick(&self.environments[..environments]);
         record.database = random.pick(names).to_owned();
         record.purpose = random.pick(&["daily_backup", "daily_backup", "testing", "on demand?"]).to_owned();
         record.verified = !random.one_in(4);
         record.hold = random.one_in(16);
-        record.whole = !random.one_in(6);
+        match (leaves_out, random.below(6)) {
+            (_, 0) => by_hand(&mut record),
+            (true, 1) => record.whole = false,
+            (true, _) => nightly(&mut record),
+            (false, 1) => record.as_configured = true,
+            (false, _) => {}
+        }
         record.measure.rows = random.pick(&[100, 100, 100, 10]);
         let artifact = |kind: ArtifactKind| Artifact { kind, key: format!("{second}.{kind}"), size_bytes: 1 };
         match random.below(12) {
@@ -650,9 +701,14 @@ fn check(given: &mut Given, other_environment: &Environment, number: u64) -> Res
         require(!expiring.contains(&record.id), "promise 2: the newest verified backup is to be deleted")?;
     }
     let found = newest_verified_of(originals.iter().filter(|r| r.missing.is_empty()));
-    let whole = |r: &&Record| r.missing.is_empty() && r.whole && r.id.timestamp() <= given.now;
-    for record in found.values().chain(newest_verified_of(originals.iter().filter(whole)).values()) {
+    for record in found.values() {
         require(!expiring.contains(&record.id), "promise 2: the newest verified backup that is really there")?;
+    }
+    let stands_in = |r: &&Record| r.missing.is_empty() && r.id.timestamp() <= given.now;
+    for complete in [|r: &&Record| r.whole, |r: &&Record| r.as_configured, |r: &&Record| !r.of_chosen_tables] {
+        for record in newest_verified_of(originals.iter().filter(stands_in).filter(complete)).values() {
+            require(!expiring.contains(&record.id), "promise 2: the newest verified backup of all tables")?;
+        }
     }
     let behind = given.records.iter().any(|r| {
         r.state == State::Complete
