@@ -121,12 +121,16 @@ impl Executor<'_> {
         if let Some(by) = self.pinned(orphan.backup_id).await.map_err(told)? {
             return Ok(Some(format!("it is pinned by {by}")));
         }
-        if let Some(etag) = &orphan.etag {
-            let removal = self.store.remove(&orphan.key, Some(etag)).await.map_err(told)?;
-            return Ok((removal == Removal::Changed).then(|| "it has changed since it was looked at".to_owned()));
-        }
-        let newest = self.store.inventory(&orphan.key).await.map_err(told)?;
-        if newest.iter().map(|object| object.last_modified).max() != Some(orphan.last_modified) {
+        // Not by a condition on the ETag: that takes the right to read the dump.
+        let present = self.store.inventory(&orphan.key).await.map_err(told)?;
+        let unchanged = match &orphan.etag {
+            Some(etag) => match present.iter().find(|object| object.key == orphan.key) {
+                Some(object) => object.etag == *etag && object.last_modified == orphan.last_modified,
+                None => return Ok(None),
+            },
+            None => present.iter().map(|object| object.last_modified).max() == Some(orphan.last_modified),
+        };
+        if !unchanged {
             return Ok(Some("it has changed since it was looked at".to_owned()));
         }
         self.delete(&orphan.key).await.map_err(told)?.map_or(Ok(None), Err)

@@ -142,6 +142,11 @@ impl S3Access for Gate {
             Some(key) => key.clone(),
             None => query.prefix.filter(|_| knows_prefix).unwrap_or_default(),
         };
+        // "How to perform conditional deletes", "Conditional requests": comparing an ETag is reading.
+        let compares = context.headers().get("if-match").is_some_and(|wanted| wanted.as_bytes() != b"*");
+        if compares && matches!(operation.as_str(), "DeleteObject" | "PutObject" | "CompleteMultipartUpload") {
+            self.store.require(access_key.as_deref(), "s3:GetObject", &resource)?;
+        }
         for action in actions(&operation, query.versioned, bypass) {
             self.store.require(access_key.as_deref(), &action, &resource)?;
         }

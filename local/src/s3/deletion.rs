@@ -93,6 +93,7 @@ pub(super) fn delete_many(store: &Store, request: S3Request<DeleteObjectsInput>)
                 store.require(caller.as_deref(), "s3:BypassGovernanceRetention", &object.key)?;
             }
             if let Some(wanted) = object.e_tag.clone() {
+                store.require(caller.as_deref(), "s3:GetObject", &object.key)?;
                 let current = bucket.current(&object.key);
                 if !current.is_some_and(|current| fits(&ETagCondition::ETag(wanted), &current.etag)) {
                     return Err(s3_error!(PreconditionFailed, "At least one of the pre-conditions did not hold"));

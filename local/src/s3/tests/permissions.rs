@@ -63,6 +63,30 @@ async fn versions_need_rights_of_their_own() {
     assert_eq!(get.body.collect().await.unwrap().to_vec(), b"x");
 }
 
+/// "How to perform conditional deletes": with an ETag it takes `s3:GetObject` as well.
+#[tokio::test]
+async fn comparing_an_etag_is_reading() {
+    let bench = bench().await;
+    bench.put("plain", "k", b"x").await;
+    let etag = bench.client.head_object().bucket("plain").key("k").send().await.unwrap().e_tag.unwrap();
+    bench.server.store().add_key(
+        "sweeper",
+        "its-secret",
+        Some(allow(&[("s3:DeleteObject", ""), ("s3:PutObject", "")])),
+    );
+    let sweeper = client(&bench.server, "sweeper", "its-secret");
+    let denied = refused(403, "AccessDenied");
+    let delete = || sweeper.delete_object().bucket("plain").key("k");
+    assert_eq!(refusal(delete().if_match(&etag).send().await), denied);
+    let put = sweeper.put_object().bucket("plain").key("k").if_match(&etag).body(ByteStream::from_static(b"y"));
+    assert_eq!(refusal(put.send().await), denied);
+    let one = ObjectIdentifier::builder().key("k").e_tag(&etag).build().unwrap();
+    let many = Delete::builder().objects(one).build().unwrap();
+    let many = sweeper.delete_objects().bucket("plain").delete(many).send().await.unwrap();
+    assert_eq!(many.errors()[0].code(), Some("AccessDenied"));
+    delete().if_match("*").send().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_prefix_limits_lists_of_objects_and_allows_no_list_of_uploads() {
     let bench = bench().await;
