@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use holdfast_shared::config::RetentionConfig;
 use holdfast_shared::domain::{BackupId, Environment, ObjectKey};
 use holdfast_shared::fault::{Fault, chain};
+use holdfast_shared::plan::retention::sweep::Orphan;
 use holdfast_shared::plan::retention::{BlockKind, Circumstances, Expiry, Plan, Refusal, plan, plan_deletion};
 use holdfast_shared::report::Reporter;
 use holdfast_shared::store::Store;
@@ -26,6 +27,8 @@ use crate::state::State;
 use crate::sweep::{Sweep, plan_sweep};
 
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
+/// So many orphans are named in a notification.
+const TOLD: usize = 20;
 
 pub struct Function {
     pub config: RetentionConfig,
@@ -165,7 +168,7 @@ impl Function {
                 Snapshots::Failed(fault) => outcome.failures.push(format!("RDS: {}: {fault}", fault.code)),
                 Snapshots::NotConfigured => {}
             }
-            self.remember(&observed, &plan, &sweep, &outcome, request.override_anomaly).await?;
+            self.remember(&observed, &plan, &sweep, &outcome, request.override_anomaly, now).await?;
             self.report(&observed, &plan, &sweep, &outcome).await;
             failed(&outcome)?;
         }
@@ -217,12 +220,10 @@ impl Function {
         sweep: &Sweep,
         outcome: &Outcome,
         override_anomaly: bool,
+        now: Timestamp,
     ) -> Result<(), Fault> {
         let mut state: State = observed.last.state.clone();
-        // One that could not be removed is tried again, not reported again.
-        let orphans = sweep.orphans.report.iter().chain(&sweep.orphans.remove);
-        let orphans = orphans.filter(|orphan| !outcome.orphans_removed.contains(&orphan.key));
-        state.orphans = orphans.map(|orphan| (orphan.key.clone(), orphan.last_modified)).collect();
+        state.remember(&sweep.orphans, &outcome.orphans_removed, now);
         if override_anomaly {
             state.acknowledge(&plan.anomalies);
         }
@@ -271,6 +272,9 @@ impl Function {
                 &[],
             );
         }
+        if !sweep.orphans.report.is_empty() {
+            self.reporter.alert("artifacts without a manifest", &found(&sweep.orphans.report)).await;
+        }
         let refused = sweep.orphans.refused.as_deref();
         let anomalies = plan.blocks.iter().filter(|block| block.kind == BlockKind::Anomaly).count();
         self.reporter.measure(
@@ -296,6 +300,18 @@ impl Function {
             self.reporter.alert("retention blocked", &blocks.join("\n")).await;
         }
     }
+}
+
+/// What people are told of orphans, once: they have until the next night to look.
+fn found(orphans: &[Orphan]) -> String {
+    let named: Vec<String> =
+        orphans.iter().take(TOLD).map(|orphan| format!("{} ({} bytes)", orphan.key, orphan.size_bytes)).collect();
+    let more = if orphans.len() > TOLD { "\n…" } else { "" };
+    format!(
+        "{} artifacts have no manifest. Unless the manifests come back, a run that begins 20 hours from now or later removes them:\n{}{more}",
+        orphans.len(),
+        named.join("\n")
+    )
 }
 
 /// What could be done has been done; what could not makes the run a failure that lists all of it.

@@ -31,6 +31,7 @@ pub fn plan_json(plan: &Plan, sweep: &Sweep, looked: &Looked, snapshots: &Snapsh
         })),
         "sweep": {
             "orphans_reported": list(&sweep.orphans.report, orphan_json),
+            "orphans_waiting": list(&sweep.orphans.wait, orphan_json),
             "orphans_removed": list(&sweep.orphans.remove, orphan_json),
             "orphans_refused": sweep.orphans.refused,
             "unknown_objects": list(&sweep.orphans.strangers, |key| json!(key)),

@@ -24,13 +24,13 @@ pub struct Sweep {
 }
 
 pub fn plan_sweep(config: &RetentionConfig, observed: &Observed, now: Timestamp, override_anomaly: bool) -> Sweep {
-    let pins = observed.pins();
+    let (pins, reported) = (observed.pins(), observed.last.state.reported(now));
     let surroundings = Surroundings {
         prefix: &config.store.prefix,
         manifests: &observed.manifests,
         pins: &pins,
         working: &observed.working,
-        reported: &observed.last.state.orphans,
+        reported: &reported,
         now,
         age: config.sweep_after,
         override_anomaly,

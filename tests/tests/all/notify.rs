@@ -10,10 +10,10 @@ use serde_json::json;
 
 use crate::bed::Bed;
 
-type Published = Arc<Mutex<Vec<String>>>;
+pub type Published = Arc<Mutex<Vec<String>>>;
 
 /// Answers `Publish` as SNS does, and remembers the form it was sent.
-async fn topic() -> (String, Published) {
+pub async fn topic() -> (String, Published) {
     async fn publish(State(published): State<Published>, body: String) -> ([(&'static str, &'static str); 1], String) {
         published.lock().unwrap().push(body);
         let answer = "<PublishResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\"><PublishResult>\

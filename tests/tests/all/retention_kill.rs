@@ -55,7 +55,7 @@ async fn scene() -> Rig {
     rig.s3.store().age_uploads(three_days);
     rig.s3.store().age_objects(three_days);
     let reported = rig.s3.store().objects(BUCKET).into_iter().find(|object| object.key == orphan).unwrap();
-    let state = json!({"orphans": {&orphan: reported.last_modified}});
+    let state = json!({"orphans": {&orphan: reported.last_modified}, "reported": {&orphan: "2025-01-20T02:00:00Z"}});
     rig.put(&format!("{OF_RETENTION}state.json"), state.to_string()).await;
     rig.s3.store().clear_requests();
     rig

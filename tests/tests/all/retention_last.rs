@@ -46,6 +46,7 @@ async fn what_a_manifest_put_aside_is_about_is_no_orphan() {
     rig.put(&aside(&format!("2025-01-04/{}.json.bak", day(4))), manifest(&day(4)).to_string()).await;
     rig.s3.store().age_objects(THREE_DAYS);
     rig.run(json!({})).await;
+    rig.a_day_passes().await;
     let second = rig.run(json!({})).await;
     assert_eq!(second["done"]["orphans_removed"], 1, "{second:#}");
     assert_eq!(rig.dumps(), ["20250101", "20250102", "20250103", "20250104"]);

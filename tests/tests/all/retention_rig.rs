@@ -13,6 +13,7 @@ use crate::bed::{BUCKET, function};
 pub const RETENTION: &str = "retention";
 pub const KEY: (&str, &str) = ("retention-role", "retention-role-secret");
 pub const LEASE: &str = "runs/retention/lease.json";
+pub const STATE: &str = "runs/retention/state.json";
 pub const LAST_TWO: &str = r#"{"rules":[{"keep_last":2}]}"#;
 
 /// No version may be deleted, and no manifest at all.
@@ -53,6 +54,16 @@ impl Rig {
     pub async fn json(&self, key: &str) -> Value {
         let object = self.client().get_object().bucket(BUCKET).key(key).send().await.unwrap();
         serde_json::from_slice(&object.body.collect().await.unwrap().into_bytes()).unwrap()
+    }
+
+    /// As if what has been reported had been reported a day before.
+    pub async fn a_day_passes(&self) {
+        let mut state = self.json(STATE).await;
+        for at in state["reported"].as_object_mut().unwrap().values_mut() {
+            let reported: jiff::Timestamp = at.as_str().unwrap().parse().unwrap();
+            *at = json!(reported - jiff::SignedDuration::from_hours(24));
+        }
+        self.put(STATE, state.to_string()).await;
     }
 
     /// A backup with its artifacts.

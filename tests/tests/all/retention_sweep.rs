@@ -28,6 +28,7 @@ async fn leftovers_are_reported_first_and_swept_after() {
     let options = || S3Options { data_dir: Some(data.path().to_owned()), ..S3Options::default() };
     let rig = Rig::on(options(), &[]).await;
     days(&rig, 1..=2).await;
+    days(&rig, 9..=11).await;
     let folder = "postgres-exports/rds-exports/2025-01-03/export-20250103-020000/";
     let orphans = [dump_key(&day(3)), dump_key(&day(4)), format!("{folder}a.parquet"), format!("{folder}t/b.parquet")];
     for key in &orphans {
@@ -55,7 +56,14 @@ async fn leftovers_are_reported_first_and_swept_after() {
     rig.s3.stop().await;
     age(data.path());
 
-    let rig = Rig::on(options(), &[]).await;
+    let (endpoint, published) = crate::notify::topic().await;
+    let told = || std::mem::take(&mut *published.lock().unwrap());
+    let topic = [
+        ("NOTIFY_TOPIC_ARN", "arn:aws:sns:us-east-1:123456789012:backups"),
+        ("AWS_ENDPOINT_URL_SNS", &endpoint),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let rig = Rig::on(options(), &topic).await;
     rig.put(&dump_key(&day(5)), "young").await;
     let begin = async |key: String| {
         let created = rig.client().create_multipart_upload().bucket(BUCKET).key(key).send().await.unwrap();
@@ -81,6 +89,21 @@ async fn leftovers_are_reported_first_and_swept_after() {
     assert_eq!(reported, [orphans[0].as_str(), &orphans[1], folder]);
     assert_eq!(first["plan"]["sweep"]["unknown_objects"], json!(["postgres-exports/dumps/readme.txt"]));
     assert!(orphans.iter().all(|key| rig.present().contains(key)));
+    let notified = told();
+    assert!(
+        notified.len() == 1 && [3, 4].iter().all(|n| notified[0].contains(&format!("{}.dump", day(*n)))),
+        "{notified:?}"
+    );
+
+    // A run that failed is tried again within minutes: it finds what has just been reported.
+    let again = rig.run(json!({})).await;
+    assert_eq!(again["plan"]["sweep"]["orphans_waiting"], first["plan"]["sweep"]["orphans_reported"]);
+    assert_eq!(
+        (&again["plan"]["sweep"]["orphans_reported"], &again["done"]["orphans_removed"]),
+        (&json!([]), &json!(0))
+    );
+    assert_eq!(told(), Vec::<String>::new(), "once");
+    rig.a_day_passes().await;
 
     // One turns out to have a manifest after all.
     rig.put(&manifest_key(&day(4)), manifest(&day(4)).to_string()).await;

@@ -32,14 +32,26 @@ pub struct Orphan {
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OrphanPlan {
-    /// Seen for the first time.
+    /// Seen for the first time, or changed since: people are told.
     pub report: Vec<Orphan>,
-    /// Reported by an earlier run, and unchanged since.
+    /// Told, and not removed yet.
+    pub wait: Vec<Orphan>,
+    /// Told long enough ago, and unchanged since.
     pub remove: Vec<Orphan>,
     /// Keys in our folders that no release of this project writes. They are left alone.
     pub strangers: Vec<String>,
     /// Why nothing is removed although there is something to remove.
     pub refused: Option<String>,
+}
+
+/// What an earlier run has said of an orphan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reported {
+    /// When it had last been changed.
+    pub last_modified: Timestamp,
+    pub at: Timestamp,
+    /// It was seen when the manifests may have been what was missing.
+    pub doubted: bool,
 }
 
 /// What is known of the bucket besides the artifacts themselves.
@@ -51,21 +63,24 @@ pub struct Surroundings<'a> {
     pub pins: &'a [Pin],
     /// Backups that are being made over hours, by RDS.
     pub working: &'a BTreeSet<BackupId>,
-    /// Orphans that an earlier run has reported, and when they had last been changed.
-    pub reported: &'a BTreeMap<String, Timestamp>,
+    pub reported: &'a BTreeMap<String, Reported>,
     pub now: Timestamp,
     pub age: SignedDuration,
-    /// Remove many as well.
+    /// Remove also what looks like lost manifests.
     pub override_anomaly: bool,
 }
 
-/// So many orphans are no anomaly, however few manifests there are.
+/// So many orphans are no anomaly where there are more manifests.
 const FEW: usize = 10;
+/// So long people have to look at what they were told of. Less than a day, so that the next night's run removes it; and far more than
+/// it takes Lambda to try a run that failed again.
+const NOTICE: SignedDuration = SignedDuration::from_hours(20);
 /// What the older scripts keep beside the artifacts.
 const LATEST: &str = "postgres-exports/sql/latest.sql.gz";
 
 /// A manifest that is gone makes an orphan of a good backup, and many at once look like lost manifests rather than
-/// dead runs: then nothing is removed.
+/// dead runs: then nothing is removed, and none of these ever is unless somebody says so. New backups bring new
+/// manifests, but not those that were lost.
 pub fn plan_orphans(found: &[Found], surroundings: &Surroundings<'_>) -> OrphanPlan {
     let mut plan = OrphanPlan::default();
     let mut orphans: BTreeMap<String, Orphan> = BTreeMap::new();
@@ -99,20 +114,26 @@ pub fn plan_orphans(found: &[Found], surroundings: &Surroundings<'_>) -> OrphanP
         if surroundings.now.duration_since(orphan.last_modified) <= surroundings.age || pinned(orphan.backup_id) {
             continue;
         }
-        if surroundings.reported.get(&orphan.key) == Some(&orphan.last_modified) {
-            plan.remove.push(orphan);
-        } else {
-            plan.report.push(orphan);
+        let reported = surroundings.reported.get(&orphan.key).filter(|r| r.last_modified == orphan.last_modified);
+        match reported {
+            None => plan.report.push(orphan),
+            Some(reported) if surroundings.now.duration_since(reported.at) < NOTICE => plan.wait.push(orphan),
+            Some(_) => plan.remove.push(orphan),
         }
     }
-    let all = plan.remove.len() + plan.report.len();
-    if all > FEW.max(surroundings.manifests.len() / 10) && !surroundings.override_anomaly {
+    if surroundings.override_anomaly {
+        return plan;
+    }
+    let all = || plan.report.iter().chain(&plan.wait).chain(&plan.remove);
+    let (count, manifests) = (all().count(), surroundings.manifests.len());
+    let doubted = all().any(|orphan| surroundings.reported.get(&orphan.key).is_some_and(|reported| reported.doubted));
+    let lost = count > 0 && count >= manifests || count > FEW.max(manifests / 10);
+    if lost || doubted {
+        let since = if lost { "" } else { ", and were fewer when the first of these were found" };
         plan.refused = Some(format!(
-            "{all} artifacts have no manifest, and {} backups have one: the manifests may be what is missing",
-            surroundings.manifests.len()
+            "{count} artifacts have no manifest, and {manifests} backups have one{since}: the manifests may be what is missing"
         ));
-        let unremoved = std::mem::take(&mut plan.remove);
-        plan.report.extend(unremoved);
+        plan.wait.append(&mut plan.remove);
     }
     plan
 }
@@ -185,7 +206,7 @@ mod tests {
         manifests: BTreeSet<BackupId>,
         pins: Vec<Pin>,
         working: BTreeSet<BackupId>,
-        reported: BTreeMap<String, Timestamp>,
+        reported: BTreeMap<String, Reported>,
         override_anomaly: bool,
     }
 
@@ -209,23 +230,42 @@ mod tests {
         }
     }
 
-    fn plan(found: &[Found]) -> OrphanPlan {
-        Given::default().plan(found)
+    /// A bucket with some backups.
+    fn given() -> Given {
+        let manifests = (1..=5).map(|n| format!("2025060{n}-020000").parse().unwrap()).collect();
+        Given { manifests, ..Given::default() }
     }
 
-    fn reported(key: &str, modified: &str) -> Given {
-        Given { reported: BTreeMap::from([(key.to_owned(), at(modified))]), ..Given::default() }
+    fn plan(found: &[Found]) -> OrphanPlan {
+        given().plan(found)
+    }
+
+    fn reported(objects: &[Found], at: &str) -> BTreeMap<String, Reported> {
+        let known = |object: &Found| {
+            let reported = Reported { last_modified: object.last_modified, at: at.parse().unwrap(), doubted: false };
+            (object.key.clone(), reported)
+        };
+        objects.iter().map(known).collect()
+    }
+
+    fn counts(plan: &OrphanPlan) -> (usize, usize, usize) {
+        (plan.report.len(), plan.wait.len(), plan.remove.len())
     }
 
     const DUMP: &str = "postgres-exports/dumps/2025-06-21/20250621-143000.dump";
 
     #[test]
-    fn an_orphan_is_reported_first_and_removed_after() {
+    fn an_orphan_is_reported_first_and_removed_when_people_had_time_to_look() {
         let old = [found(DUMP, "2025-06-21T14:31:00Z")];
-        assert_eq!(plan(&old).report.len(), 1);
-        let removed = reported(DUMP, "2025-06-21T14:31:00Z").plan(&old);
-        assert_eq!((removed.report.len(), removed.remove.len()), (0, 1));
-        assert_eq!(reported(DUMP, "2025-06-21T14:30:00Z").plan(&old).report.len(), 1, "changed since");
+        assert_eq!(counts(&plan(&old)), (1, 0, 0));
+        let at = |at: &str| Given { reported: reported(&old, at), ..given() };
+        assert_eq!(counts(&at("2025-06-22T04:00:00Z").plan(&old)), (0, 0, 1));
+        // Lambda tries a run that failed again within minutes.
+        assert_eq!(counts(&at("2025-06-22T23:59:00Z").plan(&old)), (0, 1, 0));
+        assert_eq!(counts(&at("2025-06-22T04:00:01Z").plan(&old)), (0, 1, 0));
+        assert_eq!(counts(&at("2025-06-24T00:00:00Z").plan(&old)), (0, 1, 0), "by a clock that was ahead");
+        let changed = [found(DUMP, "2025-06-21T14:32:00Z")];
+        assert_eq!(counts(&at("2025-06-22T00:00:00Z").plan(&changed)), (1, 0, 0));
     }
 
     #[test]
@@ -233,11 +273,11 @@ mod tests {
         assert_eq!(plan(&[found(DUMP, "2025-06-22T00:00:01Z")]), OrphanPlan::default());
         let old = [found(DUMP, "2025-06-21T14:31:00Z")];
         let id: BackupId = "20250621-143000".parse().unwrap();
-        let listed = Given { manifests: BTreeSet::from([id]), ..Given::default() };
+        let listed = Given { manifests: BTreeSet::from([id]), ..given() };
         assert_eq!(listed.plan(&old), OrphanPlan::default());
         let pin = Pin { backup_id: id, request_id: "r".into(), purpose: "p".into(), expires: None, released: false };
-        assert_eq!(Given { pins: vec![pin], ..Given::default() }.plan(&old), OrphanPlan::default());
-        let working = Given { working: BTreeSet::from([id]), ..Given::default() };
+        assert_eq!(Given { pins: vec![pin], ..given() }.plan(&old), OrphanPlan::default());
+        let working = Given { working: BTreeSet::from([id]), ..given() };
         assert_eq!(working.plan(&old), OrphanPlan::default(), "RDS is still at it");
     }
 
@@ -271,13 +311,42 @@ mod tests {
                 found(&key, "2025-06-20T22:00:00Z")
             })
             .collect();
-        let reported = many.iter().map(|object| (object.key.clone(), object.last_modified)).collect();
-        let mut given = Given { reported, ..Given::default() };
+        let mut given = Given { reported: reported(&many, "2025-06-21T00:00:00Z"), ..given() };
+        given
+            .manifests
+            .extend((0..60).map(|n| format!("202504{:02}-0200{n:02}", n % 30 + 1).parse::<BackupId>().unwrap()));
         let refused = given.plan(&many);
-        assert!(refused.refused.is_some() && refused.remove.is_empty() && refused.report.len() == 11);
-        assert_eq!(given.plan(&many[1..]).remove.len(), 10);
+        assert!(refused.refused.is_some() && counts(&refused) == (0, 11, 0));
+        assert_eq!(counts(&given.plan(&many[1..])), (0, 0, 10));
         given.override_anomaly = true;
-        assert_eq!(given.plan(&many).remove.len(), 11);
+        assert_eq!(counts(&given.plan(&many)), (0, 0, 11));
+    }
+
+    /// The folder of manifests was removed; every night there is one more of the new ones.
+    #[test]
+    fn dumps_whose_manifests_were_lost_stay_until_somebody_says_otherwise() {
+        for dumps in 1..=3 {
+            let lost: Vec<Found> = (0..dumps)
+                .map(|n| {
+                    let key = format!("postgres-exports/dumps/2025-06-20/20250620-1{n}0000.dump");
+                    found(&key, "2025-06-20T22:00:00Z")
+                })
+                .collect();
+            for manifests in 0..30 {
+                let ids = (0..manifests).map(|n| format!("20250622-0200{n:02}").parse().unwrap()).collect();
+                let mut known = reported(&lost, "2025-06-21T00:00:00Z");
+                let mut given = Given { manifests: ids, reported: known.clone(), ..Given::default() };
+                let plan = given.plan(&lost);
+                assert_eq!(plan.refused.is_some(), dumps >= manifests, "{dumps} dumps and {manifests} manifests");
+                assert_eq!(plan.remove.is_empty(), dumps >= manifests);
+                known.values_mut().for_each(|reported| reported.doubted = true);
+                given.reported = known;
+                assert_eq!(counts(&given.plan(&lost)), (0, dumps, 0), "once doubted, {manifests} manifests later");
+                given.override_anomaly = true;
+                assert_eq!(counts(&given.plan(&lost)), (0, 0, dumps));
+            }
+        }
+        assert_eq!(Given::default().plan(&[]).refused, None);
     }
 
     #[test]
