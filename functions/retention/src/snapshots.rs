@@ -7,7 +7,7 @@ use holdfast_shared::domain::rds::{Snapshot, SnapshotType};
 use holdfast_shared::domain::{BackupId, Pin};
 use holdfast_shared::fault::{Fault, chain};
 use holdfast_shared::plan::retention::Plan;
-use holdfast_shared::plan::retention::snapshots::{Customs, Decided, SnapshotPlan, plan_snapshots};
+use holdfast_shared::plan::retention::snapshots::{Customs, Decided, SnapshotPlan, held, plan_snapshots};
 use holdfast_shared::rds::Rds;
 use jiff::Timestamp;
 
@@ -40,7 +40,7 @@ pub async fn look(
     }
     let active = pins.iter().filter(|pin| pin.is_active(now));
     let pinned: BTreeMap<BackupId, String> = active.map(|pin| (pin.backup_id, pin.request_id.clone())).collect();
-    let held = observed.catalog.records().iter().filter(|record| record.hold).map(|record| record.id).collect();
+    let held = held(&observed.manifests, &observed.catalog);
     let block = plan.blocks.iter().find(|block| block.environment == config.environment);
     let customs = Customs {
         environment: &config.environment,

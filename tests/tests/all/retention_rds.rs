@@ -92,12 +92,15 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
     for n in 1..=6 {
         rds.add_snapshot(ours(n));
     }
-    for n in 11..=14 {
+    for n in 10..=14 {
         rds.add_snapshot(Snapshot { server: "aurora".into(), ..ours(n).of_cluster() });
     }
     let mut held = export(12);
     held["hold"] = json!(true);
     rig.backup(&held).await;
+    // Of a later release: it may say the same in other words.
+    let key = crate::retention_rig::manifest_key(&day(10));
+    rig.put(&key, json!({"manifest_version": 2, "holds": ["legal"]}).to_string()).await;
     let foreign = [
         Snapshot::automated("rds:shop-2025-06-01-02-00", "shop", "2025-06-01T02:00:00Z"),
         Snapshot::manual("before-migration", "shop", "2025-06-01T02:00:00Z"),
@@ -122,7 +125,9 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
     let dry = rig.run(json!({"dry_run": true})).await;
     assert_eq!(ids(&dry["plan"]["snapshots"]["delete"]), [day(3), day(4), day(11)]);
     let kept = dry["plan"]["snapshots"]["keep"].to_string();
-    for reason in ["pinned by r-1", "its export is under way", "newest", "last 2", "hold"] {
+    for reason in
+        ["pinned by r-1", "its export is under way", "newest", "last 2", "hold", "its manifest is not understood"]
+    {
         assert!(kept.contains(reason), "{reason} in {kept}");
     }
     assert!(rds.calls_of("DeleteDBSnapshot").is_empty());
@@ -135,7 +140,7 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
     assert_eq!(ids(&real["plan"]["snapshots"]["delete"]), [day(3)]);
     assert_eq!(real["done"]["snapshots_deleted"], json!([format!("manual-export-{}", day(3))]));
     assert_eq!(rds.calls_of("DeleteDBClusterSnapshot").len(), 1);
-    stays.extend([1, 2, 5, 6, 12, 13, 14].map(|n| format!("manual-export-{}", day(n))));
+    stays.extend([1, 2, 5, 6, 10, 12, 13, 14].map(|n| format!("manual-export-{}", day(n))));
     let left: BTreeSet<String> = rds.snapshots().into_iter().map(|snapshot| snapshot.id).collect();
     assert_eq!(left, stays);
     assert_eq!(rig.run(json!({})).await["done"]["snapshots_deleted"], json!([]));

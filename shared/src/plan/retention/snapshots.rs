@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::domain::rds::{ServerId, Snapshot, SnapshotType};
 use crate::domain::{ArtifactKind, BackupId, Environment};
+use crate::plan::retention::catalog::Catalog;
 use crate::plan::retention::policy::Policy;
 
 pub const TAG_ENVIRONMENT: &str = "holdfast:environment";
@@ -22,8 +23,8 @@ pub struct Customs<'a> {
     pub name_prefix: &'a str,
     /// Backups that are pinned, and by whom.
     pub pinned: &'a BTreeMap<BackupId, String>,
-    /// Backups whose manifest says so.
-    pub held: &'a BTreeSet<BackupId>,
+    /// Backups whose manifest says so, or cannot be asked: what keeps their snapshots.
+    pub held: &'a BTreeMap<BackupId, &'static str>,
     /// Runs that have not ended.
     pub working: &'a BTreeSet<BackupId>,
     /// Why nothing of the environment expires.
@@ -56,6 +57,20 @@ pub fn taken_for(snapshot: &Snapshot, customs: &Customs<'_>) -> Option<BackupId>
         && tag(TAG_ENVIRONMENT) == Some(customs.environment.as_str())
         && tag(TAG_BACKUP) == Some(id.to_string().as_str());
     ours.then_some(id)
+}
+
+/// What manifests say of hold. One that is not understood may say it, and a deleted snapshot does not come back.
+pub fn held(manifests: &BTreeSet<BackupId>, catalog: &Catalog) -> BTreeMap<BackupId, &'static str> {
+    let mut held: BTreeMap<BackupId, &'static str> =
+        manifests.iter().map(|id| (*id, "its manifest is not understood")).collect();
+    for record in catalog.records() {
+        if record.hold {
+            held.insert(record.id, "hold");
+        } else if record.problem.is_none() {
+            held.remove(&record.id);
+        }
+    }
+    held
 }
 
 /// Decides about every snapshot.
@@ -108,8 +123,10 @@ fn decide(
                 Some("blocked: the clock is behind the newest snapshot".to_owned())
             } else if newest == Some(id) || newest.is_none() {
                 Some("newest".to_owned())
-            } else if customs.held.contains(&id) || snapshot.tags.get(TAG_HOLD).is_some_and(|hold| hold == "true") {
+            } else if snapshot.tags.get(TAG_HOLD).is_some_and(|hold| hold == "true") {
                 Some("hold".to_owned())
+            } else if let Some(why) = customs.held.get(&id) {
+                Some((*why).to_owned())
             } else if let Some(by) = customs.pinned.get(&id) {
                 Some(format!("pinned by {by}"))
             } else if customs.working.contains(&id) {
@@ -154,7 +171,7 @@ mod tests {
     #[derive(Default)]
     struct Given {
         pinned: BTreeMap<BackupId, String>,
-        held: BTreeSet<BackupId>,
+        held: BTreeMap<BackupId, &'static str>,
         working: BTreeSet<BackupId>,
         blocked: Option<&'static str>,
         now: Option<&'static str>,
@@ -227,8 +244,9 @@ mod tests {
             ..Given::default()
         };
         assert_eq!(given.deleted(&snapshots), Vec::<String>::new());
-        let held = Given { held: BTreeSet::from([id(2)]), ..Given::default() };
+        let held = Given { held: BTreeMap::from([(id(2), "hold")]), ..Given::default() };
         assert_eq!(held.deleted(&five()), [day(1), day(3)]);
+        assert_eq!(held.plan(&five()).keep[0].reason, "hold");
         let busy: Vec<Snapshot> = (1..=5)
             .map(|n| {
                 snapshot(&day(n), |s| {
@@ -257,7 +275,7 @@ mod tests {
             sources: &sources,
             name_prefix: "manual-export-",
             pinned: &BTreeMap::new(),
-            held: &BTreeSet::new(),
+            held: &BTreeMap::new(),
             working: &BTreeSet::new(),
             blocked: None,
             now: "2025-06-30T00:00:00Z".parse().unwrap(),
