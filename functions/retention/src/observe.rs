@@ -37,8 +37,7 @@ pub struct Observed {
     pub manifests: BTreeSet<BackupId>,
     pub pins: Vec<PinObject>,
     pub leases: Vec<LeaseFacts>,
-    /// Exports of RDS snapshots that have not ended.
-    pub working: BTreeSet<BackupId>,
+    pub working: Working,
     /// Of restores that wait, or did.
     pub entries: Vec<Found>,
     pub uploads: Vec<PendingUpload>,
@@ -46,6 +45,15 @@ pub struct Observed {
     pub found: Vec<Found>,
     pub last: Loaded,
     pub warnings: Vec<String>,
+}
+
+/// Exports of RDS snapshots that have not ended.
+#[derive(Debug, Default)]
+pub struct Working {
+    pub ids: BTreeSet<BackupId>,
+    pub snapshots: BTreeSet<String>,
+    /// One cannot be read, and may be of any snapshot.
+    pub unreadable: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -146,16 +154,19 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
 }
 
 /// The runs of RDS snapshot exports that have not ended; one that cannot be read may not have.
-async fn working(store: &Store, folder: &str) -> Result<BTreeSet<BackupId>, StoreError> {
-    let mut working = BTreeSet::new();
+async fn working(store: &Store, folder: &str) -> Result<Working, StoreError> {
+    let mut working = Working::default();
     let recent = Timestamp::now() - RUNS_LAST;
     for object in store.inventory(folder).await?.into_iter().filter(|object| object.last_modified > recent) {
         let name = object.key.strip_prefix(folder).and_then(|name| name.strip_suffix(".json"));
         let Some(id) = name.and_then(|name| name.parse::<BackupId>().ok()) else { continue };
         let Some((json, _)) = store.read_listed(&object.key).await? else { continue };
-        if serde_json::from_slice::<Run>(&json).map_or(true, |run| run.state.is_open()) {
-            working.insert(id);
+        match serde_json::from_slice::<Run>(&json) {
+            Ok(run) if !run.state.is_open() => continue,
+            Ok(run) => drop(working.snapshots.insert(run.snapshot_id)),
+            Err(_) => working.unreadable = true,
         }
+        working.ids.insert(id);
     }
     Ok(working)
 }

@@ -42,14 +42,16 @@ pub async fn look(
     let pinned: BTreeMap<BackupId, String> = active.map(|pin| (pin.backup_id, pin.request_id.clone())).collect();
     let held = held(&observed.manifests, &observed.catalog);
     let block = plan.blocks.iter().find(|block| block.environment == config.environment);
+    let unknown = observed.working.unreadable.then_some("the record of an export cannot be read");
     let customs = Customs {
         environment: &config.environment,
         sources: &pruning.sources,
         name_prefix: &pruning.name_prefix,
         pinned: &pinned,
         held: &held,
-        working: &observed.working,
-        blocked: block.map(|block| block.kind.as_str()),
+        working: &observed.working.ids,
+        exported: &observed.working.snapshots,
+        blocked: block.map(|block| block.kind.as_str()).or(unknown),
         now,
     };
     Snapshots::Seen { plan: plan_snapshots(&found, &config.policy, &customs), rds }

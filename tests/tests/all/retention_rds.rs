@@ -121,9 +121,13 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
         "begun": "2025-06-02T02:00:00Z", "state": "exporting", "written_by": "r", "revision": 1,
     });
     rig.put(&format!("runs/rds-exports/{}.json", day(2)), run.to_string()).await;
+    // Another one exports a snapshot once more.
+    let mut again = run;
+    (again["backup_id"], again["snapshot_id"]) = (json!(day(21)), json!(format!("manual-export-{}", day(4))));
+    rig.put(&format!("runs/rds-exports/{}.json", day(21)), again.to_string()).await;
 
     let dry = rig.run(json!({"dry_run": true})).await;
-    assert_eq!(ids(&dry["plan"]["snapshots"]["delete"]), [day(3), day(4), day(11)]);
+    assert_eq!(ids(&dry["plan"]["snapshots"]["delete"]), [day(3), day(11)]);
     let kept = dry["plan"]["snapshots"]["keep"].to_string();
     for reason in
         ["pinned by r-1", "its export is under way", "newest", "last 2", "hold", "its manifest is not understood"]
@@ -140,7 +144,7 @@ async fn manual_snapshots_of_our_taking_go_by_the_same_policy_and_no_others() {
     assert_eq!(ids(&real["plan"]["snapshots"]["delete"]), [day(3)]);
     assert_eq!(real["done"]["snapshots_deleted"], json!([format!("manual-export-{}", day(3))]));
     assert_eq!(rds.calls_of("DeleteDBClusterSnapshot").len(), 1);
-    stays.extend([1, 2, 5, 6, 10, 12, 13, 14].map(|n| format!("manual-export-{}", day(n))));
+    stays.extend([1, 2, 4, 5, 6, 10, 12, 13, 14].map(|n| format!("manual-export-{}", day(n))));
     let left: BTreeSet<String> = rds.snapshots().into_iter().map(|snapshot| snapshot.id).collect();
     assert_eq!(left, stays);
     assert_eq!(rig.run(json!({})).await["done"]["snapshots_deleted"], json!([]));

@@ -27,6 +27,8 @@ pub struct Customs<'a> {
     pub held: &'a BTreeMap<BackupId, &'static str>,
     /// Runs that have not ended.
     pub working: &'a BTreeSet<BackupId>,
+    /// The snapshots that they export: any of ours may be exported again.
+    pub exported: &'a BTreeSet<String>,
     /// Why nothing of the environment expires.
     pub blocked: Option<&'a str>,
     pub now: Timestamp,
@@ -129,7 +131,7 @@ fn decide(
                 Some((*why).to_owned())
             } else if let Some(by) = customs.pinned.get(&id) {
                 Some(format!("pinned by {by}"))
-            } else if customs.working.contains(&id) {
+            } else if customs.working.contains(&id) || customs.exported.contains(snapshot.id()) {
                 Some("its export is under way".to_owned())
             } else if !snapshot.is_available() {
                 Some(format!("it is {}", snapshot.status))
@@ -173,6 +175,7 @@ mod tests {
         pinned: BTreeMap<BackupId, String>,
         held: BTreeMap<BackupId, &'static str>,
         working: BTreeSet<BackupId>,
+        exported: BTreeSet<String>,
         blocked: Option<&'static str>,
         now: Option<&'static str>,
     }
@@ -188,6 +191,7 @@ mod tests {
                 pinned: &self.pinned,
                 held: &self.held,
                 working: &self.working,
+                exported: &self.exported,
                 blocked: self.blocked,
                 now: self.now.unwrap_or("2025-06-30T00:00:00Z").parse().unwrap(),
             };
@@ -247,6 +251,9 @@ mod tests {
         let held = Given { held: BTreeMap::from([(id(2), "hold")]), ..Given::default() };
         assert_eq!(held.deleted(&five()), [day(1), day(3)]);
         assert_eq!(held.plan(&five()).keep[0].reason, "hold");
+        let again = Given { exported: BTreeSet::from([format!("manual-export-{}", day(2))]), ..Given::default() };
+        assert_eq!(again.deleted(&five()), [day(1), day(3)]);
+        assert_eq!(again.plan(&five()).keep[0].reason, "its export is under way");
         let busy: Vec<Snapshot> = (1..=5)
             .map(|n| {
                 snapshot(&day(n), |s| {
@@ -277,6 +284,7 @@ mod tests {
             pinned: &BTreeMap::new(),
             held: &BTreeMap::new(),
             working: &BTreeSet::new(),
+            exported: &BTreeSet::new(),
             blocked: None,
             now: "2025-06-30T00:00:00Z".parse().unwrap(),
         };
