@@ -39,7 +39,7 @@ def arguments(words=None):
     parser.add_argument("--retention-seconds", type=float, default=5)
     parser.add_argument("--poll-seconds", type=float, default=0.2)
     parser.add_argument("--part-mb", type=int, default=8)
-    parser.add_argument("--alarms", type=int, default=17)
+    parser.add_argument("--alarms", type=int, default=18)
     parser.add_argument("--metrics", type=int, default=25)
     parser.add_argument("--rds-exports-a-month", type=float, default=0)
     return parser.parse_args(words)

@@ -154,6 +154,7 @@ impl Function {
         );
         let mut outcome = Outcome::default();
         if !request.dry_run {
+            outcome.failures.extend(observed.refused.clone());
             executor.carry_out(&plan.resume, true, &mut outcome).await;
             executor.carry_out(&plan.expire, false, &mut outcome).await;
             executor.sweep(&sweep, &mut outcome).await;
@@ -282,7 +283,7 @@ impl Function {
                 ("RetentionSucceeded", Unit::Count, f64::from(u8::from(failed(outcome).is_ok()))),
                 ("RetentionBlocked", Unit::Count, (plan.blocks.len() + usize::from(refused.is_some())) as f64),
                 ("BackupAnomalies", Unit::Count, anomalies as f64),
-                ("RetentionUnreadableManifests", Unit::Count, observed.catalog.unreadable().len() as f64),
+                ("RetentionUnreadableManifests", Unit::Count, observed.unreadable as f64),
                 ("RetentionOrphans", Unit::Count, sweep.orphans.report.len() as f64),
             ],
             &[],
@@ -293,10 +294,10 @@ impl Function {
             .map(|b| format!("{} {}: {} ({})", b.environment, b.database, b.detail, b.kind.as_str()))
             .collect();
         blocks.extend(refused.map(str::to_owned));
-        if blocks.is_empty() {
+        if blocks.is_empty() && failed(outcome).is_ok() {
             let what = format!("{} backups expired", outcome.expired.len());
             self.reporter.success(&what, &format!("{:#}", done_json(outcome))).await;
-        } else {
+        } else if !blocks.is_empty() {
             self.reporter.alert("retention blocked", &blocks.join("\n")).await;
         }
     }

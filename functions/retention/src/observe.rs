@@ -35,6 +35,10 @@ pub struct Observed {
     pub catalog: Catalog,
     /// Every backup that has a manifest, readable or not.
     pub manifests: BTreeSet<BackupId>,
+    /// How many of them are not understood, or could not be read.
+    pub unreadable: usize,
+    /// Why the run fails although all else is done: manifests that may not be read.
+    pub refused: Option<String>,
     pub pins: Vec<PinObject>,
     pub leases: Vec<LeaseFacts>,
     pub working: Working,
@@ -113,10 +117,14 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
 
     let sizes = &sizes;
     let reading = newest_first.into_iter().map(|(id, object)| async move {
+        let mut refused = false;
         let mut record = match store.read_listed(&object.key).await {
             Ok(None) => Err("it has just vanished".to_owned()),
             Ok(Some((json, etag))) => Record::read(id, etag, &json, prefix),
-            Err(error) if error.is_absent_or_hidden() => Err(chain(&error)),
+            Err(error) if error.is_refused() => {
+                refused = true;
+                Err(chain(&error))
+            }
             Err(error) => return Err(error),
         };
         // The artifacts were listed before: those of a backup that has just been made may be younger than the list.
@@ -124,14 +132,21 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
         if let (Ok(record), true) = (&mut record, settled) {
             record.missing = missing(record, sizes);
         }
-        Ok((object.key, record))
+        Ok((object.key, record, refused))
     });
     // In order, because that is how the catalog takes them.
     let mut reading = futures::stream::iter(reading).buffered(config.concurrency);
-    while let Some((key, record)) = reading.try_next().await? {
+    let (mut unreadable, mut refused) = (0, Vec::new());
+    while let Some((key, record, is_refused)) = reading.try_next().await? {
         match record {
             Ok(record) => catalog.add(record),
-            Err(problem) => catalog.add_unreadable(Unreadable { key, problem }),
+            Err(problem) => {
+                unreadable += 1;
+                if is_refused {
+                    refused.push((key.clone(), problem.clone()));
+                }
+                catalog.add_unreadable(Unreadable { key, problem });
+            }
         }
     }
     drop(reading);
@@ -142,6 +157,8 @@ pub async fn observe(config: &RetentionConfig, store: &Store) -> Result<Observed
     Ok(Observed {
         catalog,
         manifests,
+        unreadable,
+        refused: told_refused(&refused),
         pins,
         leases,
         working,
@@ -190,6 +207,14 @@ fn told_missing(catalog: &Catalog) -> Option<String> {
         let (count, named) = (without.len(), named.join(", "));
         format!("{count} backups are listed whose data is not in the bucket as it was written: {named}{more}")
     })
+}
+
+/// Their backups are kept and count for nothing: a run that says no more than that would be a success in which nothing expires.
+fn told_refused(refused: &[(String, String)]) -> Option<String> {
+    let (_, problem) = refused.first()?;
+    let named: Vec<&str> = refused.iter().take(NAMED).map(|(key, _)| key.as_str()).collect();
+    let more = if refused.len() > NAMED { ", …" } else { "" };
+    Some(format!("{} manifests may not be read: {}{more}: {problem}", refused.len(), named.join(", ")))
 }
 
 /// The backup that a file among the manifests is about, wherever it lies: what is its is no orphan.

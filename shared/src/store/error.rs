@@ -55,6 +55,12 @@ impl StoreError {
             || self.status == Some(403) && matches!(self.code.as_deref(), None | Some("AccessDenied" | "Forbidden"))
     }
 
+    /// It is there, as far as anybody knows, and the caller may not read it, or the key that it is encrypted under is refused.
+    pub fn is_refused(&self) -> bool {
+        self.status == Some(403) && matches!(self.code.as_deref(), None | Some("AccessDenied" | "Forbidden"))
+            || self.code.as_deref().is_some_and(|code| code.starts_with("KMS."))
+    }
+
     pub fn is_precondition_failed(&self) -> bool {
         self.status == Some(412)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ObjectLockLegalHold, ObjectLockLegalHoldStatus};
-use holdfast_local::s3::BucketOptions;
+use holdfast_local::s3::{BucketOptions, Fault, FaultAction};
 use serde_json::{Value, json};
 
 use crate::bed::BUCKET;
@@ -88,4 +88,40 @@ async fn a_hold_that_comes_after_the_tombstone_is_respected() {
     hold(ObjectLockLegalHoldStatus::Off).await;
     assert_eq!(ids(&rig.run(json!({})).await["plan"]["resume"]), [day(1)]);
     assert_eq!(hidden(), 1);
+}
+
+/// Backups that nobody may look at are kept, and that is no success.
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_that_may_not_be_read_fail_the_run_and_not_its_work() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO)]).await;
+    days(&rig, 1..=6).await;
+    for (n, status, code) in [(1, 403, "AccessDenied"), (6, 400, "KMS.DisabledException")] {
+        rig.s3.store().faults().push(Fault {
+            key_contains: Some(manifest_key(&day(n))),
+            times: u64::MAX,
+            ..Fault::next("GetObject", FaultAction::Status { status, code: code.to_owned() })
+        });
+    }
+    let dry = rig.run(json!({"dry_run": true})).await;
+    assert_eq!(
+        (ids(&dry["plan"]["expire"]), &dry["plan"]["counts"]["unreadable"]),
+        (vec![day(2).as_str(), &day(3)], &json!(2))
+    );
+    let outcome = rig.invoke(json!({})).await;
+    assert!(outcome.is_error());
+    assert_eq!(outcome.payload["errorType"], "retention-incomplete");
+    let message = outcome.payload["errorMessage"].as_str().unwrap();
+    for expected in
+        ["2 manifests may not be read", &manifest_key(&day(1)), &manifest_key(&day(6)), "KMS.DisabledException"]
+    {
+        assert!(message.contains(expected), "{expected}: {message}");
+    }
+    let log = outcome.log.join("\n");
+    assert!(
+        log.contains("\"RetentionUnreadableManifests\":2.0") && log.contains("\"RetentionSucceeded\":0.0"),
+        "{log}"
+    );
+    assert_eq!(rig.dumps(), ["20250101", "20250104", "20250105", "20250106"]);
+    rig.s3.store().faults().clear();
+    assert_eq!(rig.run(json!({})).await["done"]["expired"], 2);
 }
