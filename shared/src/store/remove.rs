@@ -45,11 +45,19 @@ impl Store {
     ///
     /// A delete marker goes over a locked object as over any other: who asks before keeps it in sight.
     pub async fn locked_by(&self, key: &str) -> Result<Option<String>, StoreError> {
+        // A store that does not have these calls locks nothing.
         let unknown = |error: &StoreError| {
             error.is_absent_or_hidden()
+                || matches!(error.status, Some(405 | 501))
                 || matches!(
                     error.code.as_deref(),
-                    Some("InvalidRequest" | "NoSuchObjectLockConfiguration" | "ObjectLockConfigurationNotFoundError")
+                    Some(
+                        "InvalidRequest"
+                            | "NoSuchObjectLockConfiguration"
+                            | "ObjectLockConfigurationNotFoundError"
+                            | "NotImplemented"
+                            | "MethodNotAllowed"
+                    )
                 )
         };
         let request = self.client.get_object_legal_hold().bucket(&self.config.bucket).key(key);

@@ -90,6 +90,18 @@ async fn a_hold_that_comes_after_the_tombstone_is_respected() {
     assert_eq!(hidden(), 1);
 }
 
+/// As Cloudflare R2 answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_store_knows_no_locks_backups_expire_all_the_same() {
+    let rig = Rig::start(&[("RETENTION_POLICY", LAST_TWO)]).await;
+    days(&rig, 1..=4).await;
+    let answer = |status, code: &str| FaultAction::Status { status, code: code.to_owned() };
+    rig.s3.store().faults().always("GetObjectLegalHold", answer(501, "NotImplemented"));
+    rig.s3.store().faults().always("GetObjectRetention", answer(405, "MethodNotAllowed"));
+    assert_eq!(rig.run(json!({})).await["done"]["expired"], 2);
+    assert_eq!(rig.dumps(), ["20250103", "20250104"]);
+}
+
 /// Backups that nobody may look at are kept, and that is no success.
 #[tokio::test(flavor = "multi_thread")]
 async fn manifests_that_may_not_be_read_fail_the_run_and_not_its_work() {
