@@ -13,6 +13,7 @@ pub mod snapshots;
 pub mod sweep;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -109,7 +110,7 @@ pub fn plan(catalog: &Catalog, policy: &Policy, circumstances: &Circumstances<'_
         let group = groups.iter().find(|g| g.environment == &record.environment && g.database == record.database);
         // A tombstone is a decision already taken, but data that is the last there is stays all the same.
         let safe = record.forced
-            || group.is_some_and(|group| !group.restorable || !group.protected.is_empty())
+            || group.is_some_and(|g| !g.protected.is_empty() || !g.restorable && !record.could_be_restored())
                 && blocked.get(&(&record.environment, record.database.as_str())).is_some_and(BTreeSet::is_empty);
         let stays = match (pins.get(&record.id), &record.problem) {
             (Some(by), _) => Some(by.as_str()),
@@ -134,7 +135,7 @@ pub fn plan(catalog: &Catalog, policy: &Policy, circumstances: &Circumstances<'_
     };
     plan.others = catalog.records().iter().filter(|record| !looked_at(&record.environment)).count();
     plan.anomalies = catalog.anomalies().iter().filter(|anomaly| looked_at(&anomaly.environment)).cloned().collect();
-    plan.warnings.extend(warnings(catalog, policy, circumstances));
+    plan.warnings.extend(warnings::warnings(catalog, policy, circumstances));
     plan.expire.sort_unstable_by_key(|expiry| expiry.id);
     plan.resume.sort_unstable_by_key(|expiry| expiry.id);
     plan.keep.sort_unstable_by_key(|kept| kept.id);
@@ -170,13 +171,13 @@ pub fn plan_deletion(
     }
     let groups = groups(catalog, circumstances);
     let group = groups.iter().find(|g| g.environment == &environment && g.database == database);
-    if let Some(group) = group.filter(|_| !forced) {
-        if group.protected.contains(&id) {
-            return Err(Refusal::LastVerified { id, environment, database });
-        }
-        if group.restorable && group.protected.is_empty() {
-            return Err(Refusal::NoneVerified { environment, database });
-        }
+    if !forced && group.is_some_and(|group| group.protected.contains(&id)) {
+        return Err(Refusal::LastVerified { id, environment, database });
+    }
+    // What a tombstone still has may be the last there is, and it is in no group.
+    let restorable = record.could_be_restored() || group.is_some_and(|group| group.restorable);
+    if !forced && restorable && group.is_none_or(|group| group.protected.is_empty()) {
+        return Err(Refusal::NoneVerified { environment, database });
     }
     if let Some(anomaly) = standing_anomaly(catalog, &environment, &database, circumstances) {
         return Err(Refusal::Anomaly { environment, database, findings: anomaly.findings.join(", ") });
@@ -368,29 +369,4 @@ fn expiry(record: &Record, artifacts: Vec<Artifact>, whole: bool, reason: String
         reason,
         forced: record.forced,
     }
-}
-
-fn warnings(catalog: &Catalog, policy: &Policy, circumstances: &Circumstances<'_>) -> Vec<String> {
-    let mut warnings: Vec<String> = catalog
-        .unreadable()
-        .iter()
-        .map(|unreadable| format!("{} is kept with all that is its: {}", unreadable.key, unreadable.problem))
-        .collect();
-    let troubled = in_scope(catalog, circumstances).filter_map(|r| r.problem.as_ref().map(|problem| (r.id, problem)));
-    warnings.extend(troubled.map(|(id, problem)| format!("backup {id} is kept: {problem}")));
-    for (index, rule) in policy.rules.iter().enumerate() {
-        let number = index + 1;
-        for database in &rule.databases {
-            if !catalog.records().iter().any(|record| &record.database == database) {
-                warnings.push(format!("rule {number} names the database {database:?}, of which there is no backup"));
-            }
-        }
-        for environment in &rule.environments {
-            if !catalog.records().iter().any(|record| &record.environment == environment) {
-                warnings
-                    .push(format!("rule {number} names the environment {environment}, of which there is no backup"));
-            }
-        }
-    }
-    warnings
 }

@@ -214,6 +214,11 @@ impl Record {
         self.restorable && self.is_live() && self.artifacts.iter().any(|artifact| artifact.kind.is_restorable())
     }
 
+    /// What a run has expired and not deleted is something that a database could be made of.
+    pub fn could_be_restored(&self) -> bool {
+        self.restorable && self.unfinished.iter().any(|artifact| artifact.kind.is_restorable())
+    }
+
     /// What it can be restored from is in the bucket, as far as anybody has looked.
     pub fn is_there(&self) -> bool {
         self.artifacts.iter().any(|artifact| artifact.kind.is_restorable() && !self.missing.contains(&artifact.kind))

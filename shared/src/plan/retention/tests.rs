@@ -346,6 +346,41 @@ fn what_was_begun_is_finished_unless_it_is_the_last_there_is() {
     assert_eq!(pinned.plan().resume.len(), 0);
 }
 
+/// A tombstone whose data is still there, beside nothing or beside exports for analysis.
+#[test]
+fn the_last_data_of_a_tombstone_meets_the_guard() {
+    let mut gone = day(1);
+    gone.state = State::Expired;
+    gone.unfinished = std::mem::take(&mut gone.artifacts);
+    let export = |n: i64| {
+        let mut record = day(n);
+        record.restorable = false;
+        record.artifacts[0].kind = ArtifactKind::RdsExport;
+        record
+    };
+    let mut unverified = day(2);
+    unverified.verified = false;
+    for (what, others, refused) in [
+        ("alone", vec![], true),
+        ("beside exports", vec![export(2), export(3)], true),
+        ("beside what nobody has verified", vec![unverified], true),
+        ("beside a verified one", vec![day(2)], false),
+    ] {
+        let given = Given::new(LAST_TWO, [vec![gone.clone()], others].concat());
+        assert_eq!(given.plan().resume.is_empty(), refused, "{what}");
+        let deleted = given.delete(gone.id, false);
+        assert_eq!(matches!(deleted, Err(Refusal::NoneVerified { .. })), refused, "{what}: {deleted:?}");
+        assert!(matches!(given.delete(gone.id, true), Ok(Some(expiry)) if expiry.forced), "{what}, forced");
+    }
+    // Of an export that no server can be made of no more than that is lost.
+    let mut gone = export(1);
+    gone.state = State::Expired;
+    gone.unfinished = std::mem::take(&mut gone.artifacts);
+    let given = Given::new(LAST_TWO, vec![gone, export(2)]);
+    assert_eq!(given.plan().resume.len(), 1);
+    assert!(given.delete(day(1).id, false).is_ok());
+}
+
 /// Somebody wants it kept after all: a tombstone, and a backup of which one kind has expired.
 #[test]
 fn a_hold_stops_what_was_begun() {
@@ -734,6 +769,11 @@ fn check(given: &mut Given, other_environment: &Environment, number: u64) -> Res
         require(!pinned, "a pinned backup's deletion goes on")?;
         let held = originals.iter().any(|record| record.id == resumed.id && record.hold);
         require(!held, "a held backup's deletion goes on")?;
+        let restorable = |a: &Artifact| matches!(a.kind, ArtifactKind::Dump | ArtifactKind::Sql);
+        let unforced = originals.iter().find(|record| record.id == resumed.id && !record.forced && record.restorable);
+        let may_be_last = unforced.is_some_and(|record| record.unfinished.iter().any(restorable));
+        let stays = verified.contains_key(&(resumed.environment.as_str(), resumed.database.as_str()));
+        require(!may_be_last || stays, "the last data of a database is deleted")?;
     }
 
     if first.expire.is_empty() && first.resume.is_empty() {
